@@ -1,0 +1,1 @@
+"""The command line's configuration files, importable so that an installed klvi finds them."""

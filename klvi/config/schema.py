@@ -1,0 +1,324 @@
+"""The configuration of every command, typed.
+
+A class here holds what may be set in one section; `conf/` holds the values. A config group
+(`model`, `reward`, `target`, `objective`, `prompts`, `tracking`) is told by its `name`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys are refused, values are not coerced silently."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ModelConfig(Section):
+    """The prior: a causal language model."""
+
+    name: str
+    path: str | None = None
+    revision: str | None = None
+    start_token: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
+    trust_remote_code: bool = False
+
+
+class EnumerableModelConfig(Section):
+    """The prior all of whose sequences can be listed."""
+
+    name: Literal["enumerable"]
+    letters: Annotated[int, Field(ge=2, le=26)] = 5
+    length: Annotated[int, Field(ge=1, le=12)] = 5
+    seed: Annotated[int, Field(ge=0)] = 0
+    dtype: Literal["float32"] = "float32"
+
+
+def _model_tag(value: object) -> str:
+    name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
+    return "enumerable" if name == "enumerable" else "causal_lm"
+
+
+Model = Annotated[
+    Annotated[EnumerableModelConfig, Tag("enumerable")] | Annotated[ModelConfig, Tag("causal_lm")],
+    Discriminator(_model_tag),
+]
+
+
+class LoraSection(Section):
+    """The trained part of the policy (Hu et al. 2021, arXiv 2106.09685)."""
+
+    r: Annotated[int, Field(ge=1)] = 16
+    alpha: Annotated[float, Field(gt=0)] = 32.0
+    targets: list[str] | None = None
+
+
+class OptimSection(Section):
+    """AdamW and its schedule."""
+
+    lr: Annotated[float, Field(ge=0)] = 1e-3
+    schedule: Literal["linear", "constant", "cosine"] = "linear"
+    warmup: Annotated[int, Field(ge=0)] = 0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    micro_batch_size: Annotated[int, Field(ge=1)] | None = None
+    gradient_checkpointing: bool = False
+
+
+class RolloutSection(Section):
+    """How completions are sampled: always at temperature 1, never truncated."""
+
+    max_new_tokens: Annotated[int, Field(ge=1)] = 48
+    batch_size: Annotated[int, Field(ge=1)] = 256
+
+
+class EvaluationSection(Section):
+    """How often and how precisely the policy is measured."""
+
+    samples: Annotated[int, Field(ge=2)] = 512
+    every: Annotated[int, Field(ge=1)] = 20
+    ess_floor: Annotated[float, Field(ge=1)] = 30.0
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    seed: Annotated[int, Field(ge=0)] = 1
+
+
+class CheckpointSection(Section):
+    """How often a run becomes resumable, and how many checkpoints are kept."""
+
+    every: Annotated[int, Field(ge=1)] = 20
+    keep: Annotated[int, Field(ge=1)] = 1
+
+
+class ContainsReward(Section):
+    """1 where the completion contains the text, else 0."""
+
+    name: Literal["contains"]
+    text: Annotated[str, Field(min_length=1)]
+    case_sensitive: bool = True
+
+
+class LexiconReward(Section):
+    """Non-offensiveness: 0 without a listed word, `penalty` with one."""
+
+    name: Literal["lexicon"]
+    words: list[str] | None = None
+    path: str | None = None
+    penalty: Annotated[float, Field(lt=0)] = -1.0
+
+
+class LengthReward(Section):
+    """Minus the distance of the completion's length from `target`, divided by `scale`."""
+
+    name: Literal["length"]
+    target: Annotated[int, Field(ge=0)] = 20
+    scale: Annotated[float, Field(gt=0)] = 10.0
+    unit: Literal["words", "characters"] = "words"
+
+
+class ClassifierReward(Section):
+    """Log-probability (nats) of a label under a sequence-classification model."""
+
+    name: Literal["classifier"]
+    path: str | None = None
+    label: str | int = 1
+    batch_size: Annotated[int, Field(ge=1)] = 64
+    with_prompt: bool = False
+
+
+class PythonReward(Section):
+    """A function of the user's: `NAME(texts, prompts) -> list[float]` in `FILE.py:NAME`."""
+
+    name: Literal["python"]
+    function: str | None = None
+
+
+class SumReward(Section):
+    """A weighted sum of rewards; `terms` maps a label to a reward with its `weight`."""
+
+    name: Literal["sum"]
+    terms: dict[str, WeightedReward]
+
+
+Reward = Annotated[
+    ContainsReward | LexiconReward | LengthReward | ClassifierReward | PythonReward | SumReward,
+    Field(discriminator="name"),
+]
+
+
+class WeightedReward(Section):
+    """One term of a sum."""
+
+    weight: float = 1.0
+    reward: Reward
+
+
+class PosteriorTarget(Section):
+    """p ∝ π0·exp(r/β), with the top-level `beta`."""
+
+    name: Literal["posterior"]
+
+
+class ConstraintTarget(Section):
+    """p ∝ π0·b, b = 1 where the reward is at least `threshold`."""
+
+    name: Literal["constraint"]
+    threshold: float = 0.5
+
+
+Target = Annotated[PosteriorTarget | ConstraintTarget, Field(discriminator="name")]
+
+
+class PPOSection(Section):
+    """Proximal policy optimisation (Schulman et al. 2017, arXiv 1707.06347)."""
+
+    epochs: Annotated[int, Field(ge=1)] = 4
+    minibatches: Annotated[int, Field(ge=1)] = 1
+    clip: Annotated[float, Field(gt=0)] = 0.2
+    value_clip: Annotated[float, Field(gt=0)] | None = 0.2
+    value_coefficient: Annotated[float, Field(ge=0)] = 0.1
+    gae_lambda: Annotated[float, Field(ge=0, le=1)] = 0.95
+    whiten_advantages: bool = True
+    kl_stop: Annotated[float, Field(gt=0)] | None = None
+
+
+class RLObjective(PPOSection):
+    """Expected reward alone, by PPO: the objective that collapses."""
+
+    name: Literal["rl"]
+
+
+class KLObjective(PPOSection):
+    """Expected reward minus β·KL(π‖π0), by PPO: reverse KL to the posterior."""
+
+    name: Literal["kl"]
+
+
+class GDCObjective(Section):
+    """Forward KL to the target by KL-adaptive distributional policy gradients."""
+
+    name: Literal["gdc"]
+    proposal: Literal["policy", "adaptive"] = "policy"
+    baseline: bool = True
+    divergence: Literal["kl", "tv"] = "kl"
+    minibatches: Annotated[int, Field(ge=1)] = 1
+
+
+Objective = Annotated[RLObjective | KLObjective | GDCObjective, Field(discriminator="name")]
+
+
+class NoPrompts(Section):
+    """Completions from the start token alone."""
+
+    name: Literal["none"]
+
+
+class FilePrompts(Section):
+    """Prompts from a file: a text per line, or JSON lines with `field`."""
+
+    name: Literal["file"]
+    path: str | None = None
+    field: str = "prompt"
+    max_tokens: Annotated[int, Field(ge=1)] = 256
+
+
+Prompts = Annotated[NoPrompts | FilePrompts, Field(discriminator="name")]
+
+
+class NoTracking(Section):
+    """The console and the run's folder alone."""
+
+    name: Literal["none"]
+
+
+class WandbTracking(Section):
+    """Weights & Biases beside the console and the run's folder."""
+
+    name: Literal["wandb"]
+    project: str = "klvi"
+    entity: str | None = None
+    group: str | None = None
+    job_type: str | None = None
+    tags: list[str] = []
+    mode: Literal["online", "offline", "disabled"] | None = None
+
+
+Tracking = Annotated[NoTracking | WandbTracking, Field(discriminator="name")]
+
+
+class MeasureConfig(Section):
+    """What `train`, `eval` and `sample` share: a prior, a reward, a target, and how to measure."""
+
+    model: Model
+    reward: Reward
+    target: Target
+    prompts: Prompts
+    lora: LoraSection = LoraSection()
+    rollout: RolloutSection = RolloutSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    beta: Annotated[float, Field(gt=0)]
+    seed: Annotated[int, Field(ge=0)] = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Annotated[int, Field(ge=1)] | None = None
+
+
+class TrainConfig(MeasureConfig):
+    """`klvi train`."""
+
+    name: Annotated[str, Field(min_length=1)]
+    objective: Objective
+    tracking: Tracking
+    updates: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=2)]
+    optim: OptimSection = OptimSection()
+    checkpoint: CheckpointSection = CheckpointSection()
+
+
+class EvalConfig(MeasureConfig):
+    """`klvi eval`: a run's policy, or the prior alone where `run` is null."""
+
+    run: str | None = None
+    out: str | None = None
+
+
+class SampleConfig(MeasureConfig):
+    """`klvi sample`: texts of a run's policy, or of the prior where `run` is null."""
+
+    run: str | None = None
+    n: Annotated[int, Field(ge=1)] = 20
+    out: str | None = None
+
+
+class ExportConfig(Section):
+    """`klvi export`: a merged Hugging Face folder of a run's policy, or of a prior."""
+
+    run: str | None = None
+    model: Model
+    out: str | None = None
+
+
+class ResumeConfig(Section):
+    """`klvi resume`: go on from a run's last checkpoint."""
+
+    run: str | None = None
+
+
+class PretrainConfig(Section):
+    """`klvi pretrain`: a small prior, trained on a corpus."""
+
+    out: str | None = None
+    corpus: str | None = None
+    stories: Annotated[int, Field(ge=100)] = 60_000
+    vocabulary: Annotated[int, Field(ge=300)] = 540
+    layers: Annotated[int, Field(ge=1)] = 4
+    width: Annotated[int, Field(ge=8)] = 128
+    heads: Annotated[int, Field(ge=1)] = 4
+    context: Annotated[int, Field(ge=8)] = 128
+    steps: Annotated[int, Field(ge=1)] = 800
+    batch_size: Annotated[int, Field(ge=1)] = 128
+    lr: Annotated[float, Field(gt=0)] = 2e-3
+    seed: Annotated[int, Field(ge=0)] = 0
+    threads: Annotated[int, Field(ge=1)] | None = None

@@ -1,0 +1,1 @@
+"""Estimators with intervals, text statistics, and exact enumeration: tensors in, numbers out."""

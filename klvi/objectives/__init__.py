@@ -1,0 +1,1 @@
+"""INFERENCE by training: pure losses, and what each needs from a rollout."""

@@ -1,0 +1,1 @@
+"""Rewards: from a completion's text to a score."""

@@ -1,0 +1,1 @@
+"""INFERENCE at decoding time: where samples come from."""

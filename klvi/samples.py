@@ -1,0 +1,104 @@
+"""The one type that samplers make, targets and objectives read, and metrics reduce to numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Samples:
+    """N completions with their log-probabilities under the policy and the prior.
+
+    A completion is complete when it ends with the end-of-sequence token or has the maximal length.
+    Padding is known from `lengths` alone; what stands in padded places of `tokens` is arbitrary,
+    and `log_policy` and `log_prior` are 0 there, so that a sum over T is a sequence's log-probability.
+
+    Attributes:
+        prompts: N prompt texts, `""` without a prompt.
+        prompt_tokens: `(N, P)`, right-aligned (padded on the left); includes the start token.
+        prompt_lengths: `(N,)`.
+        tokens: `(N, T)` completion tokens, left-aligned, the end-of-sequence token included.
+        lengths: `(N,)`, from 1 to T.
+        ended: `(N,)` bool, whether the completion ends with the end-of-sequence token.
+        log_policy: `(N, T)`, nats per token, of the policy that made the samples.
+        log_prior: `(N, T)`, nats per token.
+        texts: N completions, decoded without special tokens.
+        reward: `(N,)`, or `(N, M)` for M scorers; empty `(0,)` until scored.
+        entropy: `(N, T)` entropy of the policy's next-token distribution at each sampled prefix,
+            nats; None where it was not computed.
+        kl: `(N, T)` KL(policy ‖ prior) of the next-token distributions at each sampled prefix,
+            nats; None where it was not computed.
+    """
+
+    prompts: list[str]
+    prompt_tokens: Tensor
+    prompt_lengths: Tensor
+    tokens: Tensor
+    lengths: Tensor
+    ended: Tensor
+    log_policy: Tensor
+    log_prior: Tensor
+    texts: list[str]
+    reward: Tensor
+    entropy: Tensor | None = None
+    kl: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @property
+    def mask(self) -> Tensor:
+        """`(N, T)` bool, True at the tokens of each completion."""
+        return torch.arange(self.tokens.shape[1], device=self.lengths.device) < self.lengths[:, None]
+
+    @property
+    def log_policy_sequence(self) -> Tensor:
+        """`(N,)` log π(x), nats per sequence."""
+        return self.log_policy.sum(1)
+
+    @property
+    def log_prior_sequence(self) -> Tensor:
+        """`(N,)` log π0(x), nats per sequence."""
+        return self.log_prior.sum(1)
+
+    def with_reward(self, reward: Tensor) -> Samples:
+        """The same samples, scored: `reward` is `(N,)` or `(N, M)`."""
+        return replace(self, reward=reward)
+
+    def select(self, indices: Tensor) -> Samples:
+        """The samples at `indices` `(n,)`, in that order."""
+        chosen = indices.tolist()
+
+        def pick(value: object) -> object:
+            if isinstance(value, Tensor):
+                return value[indices] if len(value) else value
+            return [value[i] for i in chosen] if isinstance(value, list) else value
+
+        return Samples(**{f.name: pick(getattr(self, f.name)) for f in fields(self)})  # type: ignore[arg-type]
+
+    @staticmethod
+    def concatenate(parts: Sequence[Samples]) -> Samples:
+        """All samples of `parts` in order, padded to the longest prompt and completion."""
+        prompt = max(part.prompt_tokens.shape[1] for part in parts)
+        length = max(part.tokens.shape[1] for part in parts)
+
+        def pad(value: Tensor, left: int, right: int) -> Tensor:
+            return torch.nn.functional.pad(value, (left, right))
+
+        def join(name: str) -> object:
+            values = [getattr(part, name) for part in parts]
+            if any(value is None for value in values):
+                return None
+            if isinstance(values[0], list):
+                return [item for value in values for item in value]
+            if name == "prompt_tokens":
+                values = [pad(value, prompt - value.shape[1], 0) for value in values]
+            elif name in {"tokens", "log_policy", "log_prior", "entropy", "kl"}:
+                values = [pad(value, 0, length - value.shape[1]) for value in values]
+            return torch.cat(values)
+
+        return Samples(**{f.name: join(f.name) for f in fields(Samples)})  # type: ignore[arg-type]

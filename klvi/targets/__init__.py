@@ -1,0 +1,1 @@
+"""MODELLING: the distribution that is wanted, as log P(x)."""

@@ -1,0 +1,1 @@
+"""The one loop, PPO on TRL, checkpoints, and the assembly of a run."""
