@@ -1,0 +1,22 @@
+"""1 where the completion contains a text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Contains:
+    """1 where the completion contains `text`, else 0."""
+
+    text: str
+    case_sensitive: bool = True
+    name: str = "contains"
+
+    def __call__(self, texts: Sequence[str], prompts: Sequence[str]) -> list[float]:
+        """Score N completions: 0 or 1 each."""
+        if self.case_sensitive:
+            return [float(self.text in text) for text in texts]
+        wanted = self.text.casefold()
+        return [float(wanted in text.casefold()) for text in texts]

@@ -1,0 +1,142 @@
+"""The log-probability of a label under small, randomly initialised classifiers saved to disk."""
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
+)
+
+from klvi.config import schema
+from klvi.errors import UserError
+from klvi.rewards import build_reward
+
+WORDS = ["[UNK]", "[PAD]", "[CLS]", "<end>", "good", "bad", "day", "night", "a"]
+TEXTS = ["a good day", "bad", "night night night", ""]
+
+
+def tokenizer(**special):
+    inner = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    if "cls_token" in special:
+        inner.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A", special_tokens=[("[CLS]", WORDS.index("[CLS]"))]
+        )
+    return PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="[UNK]", **special)
+
+
+def save_gpt2(path, cls=GPT2ForSequenceClassification, **config):
+    """A model with neither a pad token nor, in its config, a pad id."""
+    torch.manual_seed(0)
+    sizes = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 8, "vocab_size": len(WORDS)}
+    model = cls(
+        GPT2Config(**sizes, initializer_range=0.5, eos_token_id=3, bos_token_id=3, **config)
+    )
+    model.save_pretrained(path)
+    tokenizer(eos_token="<end>").save_pretrained(path)
+    return model.eval()
+
+
+def save_bert(path, **config):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes |= {"intermediate_size": 16, "vocab_size": len(WORDS), "max_position_embeddings": 8}
+    model = BertForSequenceClassification(
+        BertConfig(**sizes, initializer_range=0.5, pad_token_id=1, **config)
+    )
+    model.save_pretrained(path)
+    tokenizer(pad_token="[PAD]", cls_token="[CLS]").save_pretrained(path)
+    return model.eval()
+
+
+def build(path, **options):
+    return build_reward(
+        schema.ClassifierReward(name="classifier", path=str(path), **options), "cpu"
+    )
+
+
+def logits(model, ids):
+    with torch.no_grad():
+        return model(input_ids=torch.tensor([ids])).logits[0]
+
+
+def ids(text):
+    return [WORDS.index(word) for word in text.split()]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_equals_each_text_alone_whatever_the_padding(tmp_path, batch_size):
+    model = save_gpt2(tmp_path, num_labels=3)
+    reward = build(tmp_path, label=2, batch_size=batch_size)
+    expected = [logits(model, ids(text) or [3]).log_softmax(-1)[2] for text in TEXTS]
+    torch.testing.assert_close(reward(TEXTS, [""] * 4), torch.stack(expected))
+
+
+def test_an_encoder_with_special_tokens(tmp_path):
+    model = save_bert(tmp_path)
+    expected = [logits(model, [2, *ids(text)]).log_softmax(-1)[1] for text in TEXTS]
+    torch.testing.assert_close(build(tmp_path)(TEXTS, [""] * 4), torch.stack(expected))
+
+
+def test_a_label_by_name(tmp_path):
+    save_bert(tmp_path, id2label={0: "sad", 1: "glad"}, label2id={"sad": 0, "glad": 1})
+    named = {name: build(tmp_path, label=name)(TEXTS, [""] * 4) for name in ("sad", "glad")}
+    torch.testing.assert_close(named["glad"], build(tmp_path, label=1)(TEXTS, [""] * 4))
+    torch.testing.assert_close(named["sad"].exp() + named["glad"].exp(), torch.ones(4))
+
+
+def test_a_single_logit_is_a_sigmoid(tmp_path):
+    model = save_gpt2(tmp_path, num_labels=1)
+    logit = torch.stack([logits(model, ids(text))[0] for text in TEXTS[:3]])
+    scores = {label: build(tmp_path, label=label)(TEXTS[:3], [""] * 3) for label in (0, 1)}
+    torch.testing.assert_close(scores[1], logit.sigmoid().log())
+    torch.testing.assert_close(scores[0], (-logit).sigmoid().log())
+    torch.testing.assert_close(build(tmp_path, label="LABEL_0")(TEXTS[:3], [""] * 3), scores[1])
+
+
+def test_labels_that_do_not_exclude_each_other(tmp_path):
+    model = save_gpt2(tmp_path, num_labels=3, problem_type="multi_label_classification")
+    expected = logits(model, ids("bad"))[2].sigmoid().log()
+    torch.testing.assert_close(build(tmp_path, label=2)(["bad"], [""])[0], expected)
+
+
+def test_texts_beyond_the_context_are_cut_and_the_completion_kept(tmp_path):
+    model = save_gpt2(tmp_path)
+    long = "bad " * 6 + "a good "
+    expected = logits(model, ids(long)[:8]).log_softmax(-1)[1]
+    torch.testing.assert_close(build(tmp_path)([long + "day"], [""])[0], expected)
+    expected = logits(model, ids(long + "day")[-8:]).log_softmax(-1)[1]
+    torch.testing.assert_close(build(tmp_path, with_prompt=True)(["day"], [long])[0], expected)
+
+
+def test_the_prompt_counts_only_if_asked(tmp_path):
+    save_gpt2(tmp_path)
+    with_prompt = build(tmp_path, with_prompt=True)
+    without = build(tmp_path)
+    assert without(["day"], ["good "]).equal(without(["day"], ["bad "]))
+    torch.testing.assert_close(with_prompt(["day"], ["good "]), without(["good day"], [""]))
+
+
+@pytest.mark.parametrize(("label", "shown"), [("glad", "glad"), (2, "2"), (-1, "-1")])
+def test_an_unknown_label_is_refused_with_the_known_ones(tmp_path, label, shown):
+    save_gpt2(tmp_path)
+    with pytest.raises(UserError, match=rf"reward.label={shown}: give one of LABEL_0, LABEL_1, or"):
+        build(tmp_path, label=label)
+
+
+def test_a_language_model_is_no_classifier(tmp_path):
+    save_gpt2(tmp_path, GPT2LMHeadModel)
+    with pytest.raises(UserError, match=r"not a trained sequence classifier: .* score\.weight"):
+        build(tmp_path)
+
+
+def test_a_missing_model_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"reward\.path=.*nowhere: cannot load a classifier"):
+        build(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"reward\.path is missing"):
+        build_reward(schema.ClassifierReward(name="classifier"), "cpu")

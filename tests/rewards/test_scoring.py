@@ -1,0 +1,95 @@
+"""What a reward returns is checked, and an error names reward, sample and update."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from klvi.errors import UserError
+from klvi.rewards import Contains, PythonFunction, WeightedSum, score
+
+TEXTS, PROMPTS = ["first text", "second text"], ["", ""]
+
+
+def returning(values):
+    return PythonFunction("mine", lambda texts, prompts: values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1, 2.5],
+        (1, 2.5),
+        np.array([1.0, 2.5]),
+        [np.float32(1), torch.tensor(2.5)],
+        torch.tensor([1.0, 2.5], dtype=torch.bfloat16, requires_grad=True),
+    ],
+)
+def test_numbers_of_any_kind_become_float32(values):
+    scores = score(returning(values), TEXTS, PROMPTS, update=0)
+    assert scores.dtype == torch.float32
+    assert not scores.requires_grad
+    assert scores.tolist() == [1.0, 2.5]
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        (None, "reward mine returned nothing, not a list of 2 numbers"),
+        (3.0, "reward mine returned a float, not a list of 2 numbers"),
+        ({0: 1.0, 1: 2.0}, "reward mine returned a dict, not a list of 2 numbers"),
+        ("12", "reward mine returned a str, not a list of 2 numbers"),
+        ([1.0], "reward mine returned 1 values for 2 samples"),
+        ([0, "1"], "reward mine returned the non-number '1' for sample 1: 'second text'"),
+        ([0, None], "reward mine returned the non-number None for sample 1: 'second text'"),
+        ([[0], [1]], r"reward mine returned the non-number \[0\] for sample 0: 'first text'"),
+        ([0, math.nan], "reward mine returned nan for sample 1: 'second text'"),
+        ([-math.inf, 0], "reward mine returned -inf for sample 0: 'first text'"),
+        ([0, 1e300], "reward mine returned 1e.300 for sample 1: 'second text'"),
+    ],
+)
+def test_anything_else_is_refused(values, problem):
+    with pytest.raises(UserError, match=rf"^{problem} \(update 17\)$"):
+        score(returning(values), TEXTS, PROMPTS, update=17)
+
+
+def test_a_long_text_is_quoted_in_one_short_line():
+    with pytest.raises(UserError) as error:
+        score(returning([math.nan]), ["a\nb" * 500], [""], update=1)
+    assert len(str(error.value)) < 140
+    assert "\n" not in str(error.value)
+
+
+def test_an_exception_is_named_with_its_place_and_chained():
+    def fail(texts, prompts):
+        return [1 / 0]
+
+    with pytest.raises(UserError, match="reward mine raised ZeroDivisionError: division") as error:
+        score(PythonFunction("mine", fail), TEXTS, PROMPTS, update=3)
+    assert f"{__file__}:{fail.__code__.co_firstlineno + 1} (update 3)" in str(error.value)
+    assert isinstance(error.value.__cause__, ZeroDivisionError)
+
+
+def test_an_interrupt_is_no_error_of_the_reward():
+    def interrupt(texts, prompts):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        score(PythonFunction("mine", interrupt), TEXTS, PROMPTS, update=3)
+
+
+def test_sum_weighs_its_terms():
+    reward = WeightedSum({"a": (2.0, Contains("first")), "b": (-0.5, Contains("text"))})
+    assert score(reward, TEXTS, PROMPTS, update=0).tolist() == [1.5, -0.5]
+
+
+def test_sum_names_the_failing_term_even_where_the_sum_would_hide_it():
+    terms = {"good": (1.0, Contains("a")), "bad": (1.0, returning([0.0]))}
+    with pytest.raises(UserError, match=r"reward sum.bad \(mine\) returned 1 values"):
+        score(WeightedSum(terms), TEXTS, PROMPTS, update=0)
+
+
+def test_sum_of_nothing_is_refused():
+    with pytest.raises(UserError, match=r"reward\.terms is empty"):
+        WeightedSum({})

@@ -1,0 +1,101 @@
+"""Targets against exact sums over a small space of completions (theory, sections 2 and 6)."""
+
+import math
+
+import pytest
+import torch
+
+from klvi.config import schema
+from klvi.samples import Samples
+from klvi.targets import Constraint, Posterior, build_target
+
+
+@pytest.fixture
+def log_prior():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(50, generator=generator, dtype=torch.float64).log_softmax(0)
+
+
+@pytest.fixture
+def reward():
+    return torch.randn(50, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def distribution(target, log_prior, reward):
+    return (log_prior + target.log_evidence(reward)).softmax(0)
+
+
+def samples(log_prior, reward):
+    n = len(reward)
+    whole = torch.stack([log_prior / 3, 2 * log_prior / 3], dim=1)
+    return Samples(
+        prompts=[""] * n,
+        prompt_tokens=torch.zeros(n, 1, dtype=torch.long),
+        prompt_lengths=torch.ones(n, dtype=torch.long),
+        tokens=torch.zeros(n, 2, dtype=torch.long),
+        lengths=torch.full((n,), 2),
+        ended=torch.ones(n, dtype=torch.bool),
+        log_policy=torch.zeros(n, 2),
+        log_prior=whole,
+        texts=[""] * n,
+        reward=reward,
+    )
+
+
+def test_a_constant_added_to_the_reward_changes_nothing(log_prior, reward):
+    p, shifted = (distribution(Posterior(0.3), log_prior, r) for r in (reward, reward + 5))
+    torch.testing.assert_close(p, shifted)
+
+
+def test_scaling_reward_and_beta_together_changes_nothing(log_prior, reward):
+    p = distribution(Posterior(0.3), log_prior, reward)
+    torch.testing.assert_close(p, distribution(Posterior(0.9), log_prior, 3 * reward))
+    assert not torch.allclose(p, distribution(Posterior(0.3), log_prior, 3 * reward))
+
+
+def test_the_posterior_maximises_expected_reward_minus_beta_kl(log_prior, reward):
+    beta = 0.4
+    p = distribution(Posterior(beta), log_prior, reward)
+    optimum = beta * (log_prior + reward / beta).logsumexp(0)
+    noise = torch.randn(20, 50, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    for policy in [p, *(p.log() + 0.1 * noise).softmax(1)]:
+        objective = policy @ reward - beta * (policy @ (policy.log() - log_prior))
+        gap = beta * (policy @ (policy.log() - p.log()))
+        torch.testing.assert_close(objective, optimum - gap)
+
+
+def test_the_constraint_is_the_conditioned_prior(log_prior, reward):
+    p = distribution(Constraint(0.5, 0.1), log_prior, reward)
+    meets = reward >= 0.5
+    z = log_prior.exp()[meets].sum()
+    torch.testing.assert_close(p, log_prior.exp() * meets / z)
+    kl = p[meets] @ (p[meets].log() - log_prior[meets])
+    torch.testing.assert_close(kl, -z.log())
+
+
+def test_the_threshold_itself_meets_the_constraint():
+    evidence = Constraint(0.5, 0.1).log_evidence(torch.tensor([0.4999, 0.5, 0.5001]))
+    assert evidence.tolist() == [-math.inf, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.3, 0.1, 0.01])
+def test_the_posterior_of_a_binary_reward_tends_to_the_constraint(log_prior, reward, beta):
+    binary = (reward >= 0.5).double()
+    soft = distribution(Posterior(beta), log_prior, binary)
+    hard = distribution(Constraint(0.5, beta), log_prior, binary)
+    z = (log_prior.exp() @ binary).item()
+    expected = (1 - z) / (1 - z + z * math.exp(1 / beta))
+    assert (soft - hard).abs().sum().item() / 2 == pytest.approx(expected, rel=1e-9, abs=1e-14)
+
+
+@pytest.mark.parametrize("target", [Posterior(0.3), Constraint(0.5, 0.3)])
+def test_log_score_sums_the_tokens_and_adds_the_evidence(target, log_prior, reward):
+    score = target.log_score(samples(log_prior, reward))
+    torch.testing.assert_close(score, log_prior + target.log_evidence(reward))
+    assert score.dtype == torch.float64
+
+
+def test_built_from_the_configuration():
+    assert build_target(schema.PosteriorTarget(name="posterior"), 0.2) == Posterior(0.2)
+    config = schema.ConstraintTarget(name="constraint", threshold=0.7)
+    assert build_target(config, 0.2) == Constraint(0.7, 0.2)
