@@ -1,1 +1,7 @@
-"""Estimators with intervals, text statistics, and exact enumeration: tensors in, numbers out."""
+"""Metrics: estimators with intervals, exact values by enumeration, and the frontier's check."""
+
+from klvi.metrics.evaluate import evaluate
+from klvi.metrics.frontier import frontier_violation
+from klvi.metrics.measurement import Measurement, Metric, Unavailable
+
+__all__ = ["Measurement", "Metric", "Unavailable", "evaluate", "frontier_violation"]

@@ -1,0 +1,182 @@
+"""Importance sampling of a target from a policy and its prior at once.
+
+Sequences are drawn from the policy π and from the prior π0, and weighted as if all of them came
+from the mixture `q = (N1·π + N0·π0)/(N1 + N0)` (the balance heuristic: Veach and Guibas 1995;
+deterministic mixtures: Owen and Zhou 2000, *Safe and effective importance sampling*). The weight
+`P/q` is bounded where either component covers the target: the prior does for a policy that has
+collapsed, the policy does once it is near a rare target. As `E_q[π/q] = 1` is known, it serves as a
+control variate: each sample's share `1/N` is corrected by regression such that `π/q` averages to 1
+exactly. Both KLs to the target are then non-negative by construction and vanish, with their
+intervals, at π = p.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from klvi.metrics.intervals import Estimate, centre, estimate
+
+
+class LogProbabilities(NamedTuple):
+    """Log-probabilities of sequences, `(N,)` each, nats per sequence; `target` is unnormalised."""
+
+    policy: Tensor
+    prior: Tensor
+    target: Tensor
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Weighted samples of the mixture of policy and prior; all tensors `(N1 + N0,)`, float64.
+
+    Attributes:
+        log_policy: log π(x), nats per sequence.
+        log_target: log P(x), unnormalised; -inf where the target excludes x.
+        share: each sample's share in a mean under the mixture; sums to 1.
+        policy_ratio: π(x)/q(x); its mean under the mixture is 1.
+        log_weight: log P(x)/q(x).
+        strata: 0 for the policy's samples, 1 for the prior's.
+        log_z: logarithm of the estimate of Z; -inf where no sample has a weight.
+    """
+
+    log_policy: Tensor
+    log_target: Tensor
+    share: Tensor
+    policy_ratio: Tensor
+    log_weight: Tensor
+    strata: Tensor
+    log_z: float
+
+    @property
+    def target_ratio(self) -> Tensor:
+        """`(N,)` p(x)/q(x), with the estimated Z."""
+        return (self.log_weight - self.log_z).exp()
+
+    def mean(self, values: Tensor) -> float:
+        """The mean of `values` `(N,)` under the mixture."""
+        return float((self.share * values).sum())
+
+    def estimate(self, value: float, influence: Tensor) -> Estimate:
+        """The estimate `value` with `influence` `(N,)`, less what the control variate explains."""
+        control, _ = centre(self.policy_ratio, self.strata)
+        spread = control.square().sum()
+        if spread > 0:
+            influence = influence - (control * influence).sum() / spread * self.policy_ratio
+        return estimate(value, influence, self.strata)
+
+
+def mixture(policy: LogProbabilities, prior: LogProbabilities | None = None) -> Mixture:
+    """Weighted samples, made of those drawn from the policy and those drawn from the prior.
+
+    Without the latter the proposal is the policy alone and there is no control variate.
+    """
+    sets = [policy] if prior is None or len(prior.policy) == 0 else [policy, prior]
+    sizes = [len(part.policy) for part in sets]
+    log_policy = torch.cat([part.policy.double() for part in sets])
+    log_prior = torch.cat([part.prior.double() for part in sets])
+    log_target = torch.cat([part.target.double() for part in sets])
+    log_proposal = log_policy
+    if len(sets) > 1:
+        shares = [math.log(size / sum(sizes)) for size in sizes]
+        log_proposal = torch.logaddexp(log_policy + shares[0], log_prior + shares[1])
+    strata = torch.repeat_interleave(torch.arange(len(sets)), torch.tensor(sizes))
+    policy_ratio = (log_policy - log_proposal).exp()
+    log_weight = log_target - log_proposal
+    share = _calibrated_shares(policy_ratio, strata)
+    return Mixture(
+        log_policy=log_policy,
+        log_target=log_target,
+        share=share,
+        policy_ratio=policy_ratio,
+        log_weight=log_weight,
+        strata=strata,
+        log_z=float(torch.logsumexp(log_weight + share.log(), 0)),
+    )
+
+
+def _calibrated_shares(ratio: Tensor, strata: Tensor) -> Tensor:
+    """Shares `(N,)` that sum to 1, under which `ratio` averages to 1 (regression estimator)."""
+    control, _ = centre(ratio, strata)
+    spread = control.square().sum()
+    share = torch.full_like(ratio, 1 / len(ratio))
+    if spread == 0:
+        return share
+    share = share - (ratio.mean() - 1) * control / spread
+    return share.clamp_min(0.0)
+
+
+def effective_sample_size(mix: Mixture) -> Estimate:
+    """`(Σw)²/Σw²` of the weights P/q, in samples (Kong 1992)."""
+    n = len(mix.log_weight)
+    if mix.log_z == -math.inf:
+        return Estimate(0.0, 0.0, float(n - 1), n)
+    weight = (mix.log_weight - mix.log_weight.max()).exp()
+    first, second = weight.mean(), weight.square().mean()
+    value = n * float(first.square() / second)
+    influence = value * (2 * (weight / first - 1) - (weight.square() / second - 1))
+    return estimate(value, influence, mix.strata)
+
+
+def log_z(mix: Mixture) -> Estimate:
+    """`log Z`, `Z = Σ P(x)`, nats."""
+    return mix.estimate(mix.log_z, mix.target_ratio - 1)
+
+
+def target_expectation(mix: Mixture, values: Tensor) -> Estimate:
+    """`E_p[f]` of `values` `(N,)`, self-normalised; values outside p's support are idle."""
+    ratio = mix.target_ratio
+    values = torch.where(ratio > 0, values.double(), 0.0)
+    value = mix.mean(ratio * values)
+    return mix.estimate(value, ratio * (values - value))
+
+
+def policy_expectation(mix: Mixture, values: Tensor) -> Estimate:
+    """`E_π[f]` of `values` `(N,)` under the policy."""
+    ratio = mix.policy_ratio
+    values = torch.where(ratio > 0, values.double(), 0.0)
+    value = mix.mean(ratio * values)
+    return mix.estimate(value, ratio * (values - value))
+
+
+def log_z_upper(mix: Mixture) -> Estimate:
+    """`E_p[log P − log π] = log Z + KL(p‖π)`, nats: the sandwich's upper side (theory section 5).
+
+    With a hard constraint the prior's samples that meet it are exact samples of the target
+    (rejection), and carry equal weights here for as long as the policy gives them little.
+    """
+    return target_expectation(mix, mix.log_target - mix.log_policy)
+
+
+def log_z_lower(mix: Mixture) -> Estimate:
+    """`E_π[log P − log π] = log Z − KL(π‖p)`, nats: the evidence lower bound."""
+    return policy_expectation(mix, mix.log_target - mix.log_policy)
+
+
+def kl_forward(mix: Mixture) -> Estimate:
+    """`KL(p‖π)`, nats per sequence (Khalifa et al. 2021, arXiv 2012.11635)."""
+    ratio = mix.target_ratio
+    values = torch.where(ratio > 0, mix.log_target - mix.log_policy, 0.0)
+    mean = mix.mean(ratio * values)
+    return mix.estimate(mean - mix.log_z, ratio * (values - mean) - (ratio - 1))
+
+
+def kl_reverse(mix: Mixture) -> Estimate:
+    """`KL(π‖p)`, nats per sequence; every sample must have a positive target probability."""
+    ratio = mix.policy_ratio
+    values = torch.where(ratio > 0, mix.log_policy - mix.log_target, 0.0)
+    mean = mix.mean(ratio * values)
+    return mix.estimate(mean + mix.log_z, ratio * (values - mean) + mix.target_ratio - 1)
+
+
+def total_variation(mix: Mixture) -> Estimate:
+    """`TV(π, p) = ½ Σ |π − p|`, between 0 and 1."""
+    ratio = mix.target_ratio
+    gap = 0.5 * (mix.policy_ratio - ratio).abs()
+    value = mix.mean(gap)
+    slope = 0.5 * mix.mean((mix.policy_ratio - ratio).sign() * ratio)
+    return mix.estimate(value, gap - value + slope * (ratio - 1))

@@ -1,0 +1,174 @@
+"""Statistics of texts as token sequences: repetition within a sample, likeness across samples.
+
+The end-of-sequence token belongs to no n-gram; it counts in `length`, and in whether two samples
+are the same. Tokens are padded `(N, T)` arrays with lengths `(N,)`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from klvi.metrics.intervals import Estimate, estimate
+
+Integers = NDArray[np.int64]
+ORDERS = (1, 2, 3, 4)
+BLEU_ORDER = 5
+BLEU_FLOOR = 0.1
+
+
+@dataclass(frozen=True)
+class NGrams:
+    """All n-grams of N samples for one n.
+
+    Attributes:
+        ids: `(M,)` number of each n-gram's type, from 0.
+        owners: `(M,)` index of the sample it stands in.
+        samples: N.
+    """
+
+    ids: Integers
+    owners: Integers
+    samples: int
+
+    def totals(self) -> Integers:
+        """`(N,)` n-grams in each sample."""
+        return np.bincount(self.owners, minlength=self.samples)
+
+    def counts(self) -> tuple[Integers, Integers, Integers]:
+        """Type, owner and count `(K,)` of each type in each sample that has it, sorted by type."""
+        pairs, counts = np.unique(self.ids * self.samples + self.owners, return_counts=True)
+        return pairs // self.samples, pairs % self.samples, counts
+
+
+def ngrams(tokens: Tensor, lengths: Tensor, orders: int) -> list[NGrams]:
+    """The n-grams for n = 1 to `orders` of the first `lengths` `(N,)` tokens of `(N, T)`."""
+    grid, sizes = tokens.cpu().numpy(), lengths.cpu().numpy()
+    samples, width = grid.shape
+    position = np.arange(width)
+    ids = np.zeros((samples, width + 1), dtype=np.int64)
+    found = []
+    vocabulary = int(grid.max(initial=0)) + 1
+    for n in range(1, orders + 1):
+        span = max(width - n + 1, 0)
+        # A type of n tokens is its first n − 1 tokens' type and its last token.
+        codes = ids[:, :span] * vocabulary + grid[:, n - 1 :]
+        inside = position[:span] + n <= sizes[:, None]
+        _, inverse = np.unique(codes[inside], return_inverse=True)
+        ids = np.zeros((samples, span), dtype=np.int64)
+        ids[inside] = inverse
+        owners = np.broadcast_to(np.arange(samples)[:, None], inside.shape)[inside]
+        found.append(NGrams(inverse.astype(np.int64), owners, samples))
+    return found
+
+
+def distinct(grams: NGrams) -> Estimate | None:
+    """distinct-n: types over tokens of all samples' n-grams (Li et al. 2016, arXiv 1510.03055).
+
+    The error is the jackknife's, in closed form: a sample takes along the types it alone has. None
+    where there is no n-gram.
+    """
+    total = len(grams.ids)
+    if total == 0:
+        return None
+    types, owners, _ = grams.counts()
+    holders = np.bincount(types)
+    alone = np.bincount(owners[holders[types] == 1], minlength=grams.samples)
+    value = len(holders) / total
+    left = np.maximum(total - grams.totals(), 1)
+    without = (len(holders) - alone) / left
+    return estimate(value, torch.from_numpy((len(alone) - 1) * (without.mean() - without)))
+
+
+def repetition(grams: NGrams) -> Tensor:
+    """seq-rep-n `(N,)`: 1 − types/tokens of each sample's n-grams.
+
+    0 for a sample of fewer than n tokens (Welleck et al. 2020, arXiv 1908.04319).
+    """
+    types = np.bincount(grams.counts()[1], minlength=grams.samples)
+    return torch.from_numpy(1 - np.maximum(types, 1) / np.maximum(grams.totals(), 1))
+
+
+def longest_run(tokens: Tensor, lengths: Tensor) -> Tensor:
+    """`(N,)` length of the longest stretch of one token; 0 for an empty sample."""
+    grid, sizes = tokens.cpu().numpy(), lengths.cpu().numpy()
+    longest = np.minimum(sizes, 1)
+    run = np.ones(len(grid), dtype=np.int64)
+    for t in range(1, grid.shape[1]):
+        run = np.where((grid[:, t] == grid[:, t - 1]) & (t < sizes), run + 1, 1)
+        longest = np.maximum(longest, np.minimum(run, sizes))
+    return torch.from_numpy(longest).double()
+
+
+def sequence_ids(tokens: Tensor, lengths: Tensor) -> Integers:
+    """`(N,)` the same number for the same sequence."""
+    grid, sizes = tokens.cpu().numpy(), lengths.cpu().numpy()
+    inside = np.arange(grid.shape[1]) < sizes[:, None]
+    rows = np.where(inside, grid, -1)
+    return np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+
+def duplicates(ids: Integers) -> Estimate:
+    """Share of samples that repeat an earlier one: 1 − types/N, for `ids` `(N,)`.
+
+    The variance of the number of types is that of Good and Toulmin (1956): the types that N more
+    samples would bring, f1 − f2 + f3 − …, less f1²/N, with f_k types seen k times.
+    """
+    n = len(ids)
+    seen = np.bincount(np.bincount(ids))[1:]
+    signs = np.where(np.arange(len(seen)) % 2 == 0, 1, -1)
+    variance = max(float((signs * seen).sum() - seen[0] ** 2 / n), 0.0)
+    return Estimate(1 - float(seen.sum()) / n, variance**0.5 / n, float(n - 1), n)
+
+
+def self_bleu(tokens: Tensor, lengths: Tensor) -> Tensor:
+    """`(N,)` BLEU-5 of each sample against all others (Zhu et al. 2018, arXiv 1802.01886).
+
+    As sacrebleu's sentence BLEU with `smooth_method="floor"` (0.1 for an order without a match)
+    and effective order; 0 for an empty sample.
+    """
+    found = ngrams(tokens, lengths, BLEU_ORDER)
+    samples = len(tokens)
+    log_precision, orders = np.zeros(samples), np.zeros(samples)
+    for grams in found:
+        totals = grams.totals()
+        used = totals > 0
+        matches = np.maximum(_matches(grams), BLEU_FLOOR)
+        log_precision[used] += np.log(matches[used] / totals[used])
+        orders += used
+    score = np.exp(log_precision / np.maximum(orders, 1)) * _brevity(lengths.cpu().numpy())
+    return torch.from_numpy(np.where(orders > 0, score, 0.0))
+
+
+def _matches(grams: NGrams) -> NDArray[np.float64]:
+    """`(N,)` n-grams of each sample, each type clipped at its highest count in another sample."""
+    types, owners, counts = grams.counts()
+    order = np.lexsort((-counts, types))
+    types, owners, counts = types[order], owners[order], counts[order]
+    if len(types) == 0:
+        return np.zeros(grams.samples)
+    first = np.searchsorted(types, np.arange(types[-1] + 1))
+    second = np.minimum(first + 1, len(types) - 1)
+    runner_up = np.where(types[second] == types[first], counts[second], 0)
+    runner_up[second == first] = 0
+    best = counts[first][types]
+    others = np.where(np.arange(len(types)) == first[types], runner_up[types], best)
+    clipped = np.minimum(counts, others)
+    return np.bincount(owners, clipped.astype(np.float64), grams.samples).astype(np.float64)
+
+
+def _brevity(sizes: Integers) -> NDArray[np.float64]:
+    """`(N,)` brevity penalty against the other sample of the closest length (ties: shorter)."""
+    ordered = np.sort(sizes)
+    rank = np.searchsorted(ordered, sizes)
+    repeated = np.searchsorted(ordered, sizes, side="right") - rank > 1
+    below = np.where(rank > 0, ordered[np.maximum(rank - 1, 0)], -np.inf)
+    after = np.searchsorted(ordered, sizes, side="right")
+    above = np.where(after < len(ordered), ordered[np.minimum(after, len(ordered) - 1)], np.inf)
+    closest = np.where(sizes - below <= above - sizes, below, above)
+    closest = np.where(repeated, sizes, closest)
+    return np.exp(np.minimum(0.0, 1 - closest / np.maximum(sizes, 1)))
