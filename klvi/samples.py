@@ -15,7 +15,7 @@ class Samples:
 
     A completion is complete when it ends with the end-of-sequence token or has the maximal length.
     Padding is known from `lengths` alone; what stands in padded places of `tokens` is arbitrary,
-    and `log_policy` and `log_prior` are 0 there, so that a sum over T is a sequence's log-probability.
+    and `log_policy` and `log_prior` are 0 there, so that a sum over T is log π(x).
 
     Attributes:
         prompts: N prompt texts, `""` without a prompt.
@@ -32,6 +32,8 @@ class Samples:
             nats; None where it was not computed.
         kl: `(N, T)` KL(policy ‖ prior) of the next-token distributions at each sampled prefix,
             nats; None where it was not computed.
+        values: `(N, T)` value head's estimate at each sampled prefix, in units of the reward;
+            None without a value head.
     """
 
     prompts: list[str]
@@ -46,6 +48,7 @@ class Samples:
     reward: Tensor
     entropy: Tensor | None = None
     kl: Tensor | None = None
+    values: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -53,7 +56,9 @@ class Samples:
     @property
     def mask(self) -> Tensor:
         """`(N, T)` bool, True at the tokens of each completion."""
-        return torch.arange(self.tokens.shape[1], device=self.lengths.device) < self.lengths[:, None]
+        return (
+            torch.arange(self.tokens.shape[1], device=self.lengths.device) < self.lengths[:, None]
+        )
 
     @property
     def log_policy_sequence(self) -> Tensor:
@@ -97,7 +102,7 @@ class Samples:
                 return [item for value in values for item in value]
             if name == "prompt_tokens":
                 values = [pad(value, prompt - value.shape[1], 0) for value in values]
-            elif name in {"tokens", "log_policy", "log_prior", "entropy", "kl"}:
+            elif name in {"tokens", "log_policy", "log_prior", "entropy", "kl", "values"}:
                 values = [pad(value, 0, length - value.shape[1]) for value in values]
             return torch.cat(values)
 

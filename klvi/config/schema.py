@@ -8,22 +8,30 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 
 class Section(BaseModel):
     """A part of the configuration: unknown keys are refused, values are not coerced silently."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
+
+
+def _whole_number_as_text(value: object) -> object:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+# Hydra reads `name=2024` as a number, though a text is meant.
+Text = Annotated[str, BeforeValidator(_whole_number_as_text)]
 
 
 class ModelConfig(Section):
     """The prior: a causal language model."""
 
-    name: str
-    path: str | None = None
-    revision: str | None = None
-    start_token: str | None = None
+    name: Text
+    path: Text | None = None
+    revision: Text | None = None
+    start_token: Text | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
     trust_remote_code: bool = False
 
@@ -54,7 +62,7 @@ class LoraSection(Section):
 
     r: Annotated[int, Field(ge=1)] = 16
     alpha: Annotated[float, Field(gt=0)] = 32.0
-    targets: list[str] | None = None
+    targets: list[Text] | None = None
 
 
 class OptimSection(Section):
@@ -97,7 +105,7 @@ class ContainsReward(Section):
     """1 where the completion contains the text, else 0."""
 
     name: Literal["contains"]
-    text: Annotated[str, Field(min_length=1)]
+    text: Annotated[Text, Field(min_length=1)]
     case_sensitive: bool = True
 
 
@@ -105,8 +113,8 @@ class LexiconReward(Section):
     """Non-offensiveness: 0 without a listed word, `penalty` with one."""
 
     name: Literal["lexicon"]
-    words: list[str] | None = None
-    path: str | None = None
+    words: list[Text] | None = None
+    path: Text | None = None
     penalty: Annotated[float, Field(lt=0)] = -1.0
 
 
@@ -123,7 +131,7 @@ class ClassifierReward(Section):
     """Log-probability (nats) of a label under a sequence-classification model."""
 
     name: Literal["classifier"]
-    path: str | None = None
+    path: Text | None = None
     label: str | int = 1
     batch_size: Annotated[int, Field(ge=1)] = 64
     with_prompt: bool = False
@@ -133,7 +141,7 @@ class PythonReward(Section):
     """A function of the user's: `NAME(texts, prompts) -> list[float]` in `FILE.py:NAME`."""
 
     name: Literal["python"]
-    function: str | None = None
+    function: Text | None = None
 
 
 class SumReward(Section):
@@ -220,8 +228,8 @@ class FilePrompts(Section):
     """Prompts from a file: a text per line, or JSON lines with `field`."""
 
     name: Literal["file"]
-    path: str | None = None
-    field: str = "prompt"
+    path: Text | None = None
+    field: Text = "prompt"
     max_tokens: Annotated[int, Field(ge=1)] = 256
 
 
@@ -238,11 +246,11 @@ class WandbTracking(Section):
     """Weights & Biases beside the console and the run's folder."""
 
     name: Literal["wandb"]
-    project: str = "klvi"
-    entity: str | None = None
-    group: str | None = None
-    job_type: str | None = None
-    tags: list[str] = []
+    project: Text = "klvi"
+    entity: Text | None = None
+    group: Text | None = None
+    job_type: Text | None = None
+    tags: list[Text] = []
     mode: Literal["online", "offline", "disabled"] | None = None
 
 
@@ -268,7 +276,7 @@ class MeasureConfig(Section):
 class TrainConfig(MeasureConfig):
     """`klvi train`."""
 
-    name: Annotated[str, Field(min_length=1)]
+    name: Annotated[Text, Field(min_length=1)]
     objective: Objective
     tracking: Tracking
     updates: Annotated[int, Field(ge=1)]
@@ -280,39 +288,39 @@ class TrainConfig(MeasureConfig):
 class EvalConfig(MeasureConfig):
     """`klvi eval`: a run's policy, or the prior alone where `run` is null."""
 
-    run: str | None = None
-    out: str | None = None
+    run: Text | None = None
+    out: Text | None = None
 
 
 class SampleConfig(MeasureConfig):
     """`klvi sample`: texts of a run's policy, or of the prior where `run` is null."""
 
-    run: str | None = None
+    run: Text | None = None
     n: Annotated[int, Field(ge=1)] = 20
-    out: str | None = None
+    out: Text | None = None
 
 
 class ExportConfig(Section):
     """`klvi export`: a merged Hugging Face folder of a run's policy, or of a prior."""
 
-    run: str | None = None
+    run: Text | None = None
     model: Model
-    out: str | None = None
+    out: Text | None = None
 
 
 class ResumeConfig(Section):
     """`klvi resume`: go on from a run's last checkpoint."""
 
-    run: str | None = None
+    run: Text | None = None
 
 
 class PretrainConfig(Section):
     """`klvi pretrain`: a small prior, trained on a corpus."""
 
-    out: str | None = None
-    corpus: str | None = None
+    out: Text | None = None
+    corpus: Text | None = None
     stories: Annotated[int, Field(ge=100)] = 60_000
-    vocabulary: Annotated[int, Field(ge=300)] = 540
+    vocabulary: Annotated[int, Field(ge=300)] = 700
     layers: Annotated[int, Field(ge=1)] = 4
     width: Annotated[int, Field(ge=8)] = 128
     heads: Annotated[int, Field(ge=1)] = 4

@@ -1,0 +1,96 @@
+"""A seeded language model over a few letters, all of whose sequences can be listed."""
+
+from __future__ import annotations
+
+import itertools
+import string
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+END_OF_TEXT = "<|endoftext|>"
+WIDTH, LAYERS, HEADS = 64, 2, 4
+ENTROPY_SHARE = 0.5
+
+
+def enumerable_lm(
+    letters: int, length: int, seed: int
+) -> tuple[GPT2LMHeadModel, PreTrainedTokenizerFast]:
+    """A GPT-2 over `letters` letters whose entropy is half the maximum at `length` tokens.
+
+    The start token is the end-of-sequence token, as in GPT-2, and there is no other special token:
+    the model can emit neither a start nor a pad token. Texts are letters separated by spaces.
+    """
+    tokenizer = _tokenizer(letters)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = GPT2LMHeadModel(_config(letters, length)).eval()
+    _set_entropy(model, letters, length)
+    return model, tokenizer
+
+
+def _tokenizer(letters: int) -> PreTrainedTokenizerFast:
+    vocabulary = {letter: i for i, letter in enumerate(string.ascii_lowercase[:letters])}
+    vocabulary[END_OF_TEXT] = letters
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token=None))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT
+    )
+
+
+def _config(letters: int, length: int) -> GPT2Config:
+    return GPT2Config(
+        vocab_size=letters + 1,
+        n_positions=max(2 * length, 8),
+        n_embd=WIDTH,
+        n_layer=LAYERS,
+        n_head=HEADS,
+        initializer_range=0.2,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=letters,
+        eos_token_id=letters,
+    )
+
+
+@torch.no_grad()
+def _set_entropy(model: GPT2LMHeadModel, letters: int, length: int) -> None:
+    """Scale the final layer norm, a temperature, until the entropy is the wanted share.
+
+    Entropy need not fall monotonically with the scale, but it is the maximum's at 0 and far below
+    half of it at the upper end, so bisection ends at a crossing.
+    """
+    # Lengths above 4 would cost 6^length prefixes; the temperature found on shorter ones is near.
+    depth = min(length, 4)
+    hidden = _prefix_states(model, letters, depth)
+    maximum = torch.log(torch.tensor(float(sum(letters**k for k in range(depth)) + letters**depth)))
+    low, high = 0.0, 64.0
+    for _ in range(40):
+        scale = (low + high) / 2
+        entropy = _entropy([state * scale for state in hidden], model, letters)
+        low, high = (scale, high) if entropy > ENTROPY_SHARE * maximum else (low, scale)
+    model.transformer.ln_f.weight.mul_(scale)
+    model.transformer.ln_f.bias.mul_(scale)
+
+
+def _prefix_states(model: GPT2LMHeadModel, letters: int, depth: int) -> list[Tensor]:
+    """For k < depth the final hidden states `(letters^k, W)` of all prefixes of k letters."""
+    states = []
+    for k in range(depth):
+        rows = [[letters, *prefix] for prefix in itertools.product(range(letters), repeat=k)]
+        states.append(model.transformer(torch.tensor(rows)).last_hidden_state[:, -1])
+    return states
+
+
+def _entropy(hidden: list[Tensor], model: GPT2LMHeadModel, letters: int) -> float:
+    """Nats per sequence, by the chain rule over all prefixes."""
+    reach, total = torch.ones(1), 0.0
+    for state in hidden:
+        log_next = model.lm_head(state).log_softmax(-1)
+        total += float(reach @ -(log_next.exp() * log_next).sum(-1))
+        reach = (reach[:, None] * log_next[:, :letters].exp()).flatten()
+    return total

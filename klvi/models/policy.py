@@ -1,0 +1,195 @@
+"""The policy: the prior with a LoRA adapter, and, for PPO, a value head on its hidden states."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
+from peft.utils import set_peft_model_state_dict
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from klvi.config.schema import LoraSection
+from klvi.errors import UserError
+from klvi.models.prior import Prior, quiet_transformers
+
+
+class ValueHead(nn.Module):
+    """V(s): expected return from a prefix, read off the policy's final hidden state.
+
+    Starts at 0 everywhere. The trunk is shared, the gradient is not: the policy's features are
+    trained by the policy's loss alone, so that the value loss cannot move the policy.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(width, width)
+        self.output = nn.Linear(width, 1)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Values `(...)`, in units of the reward, of hidden states `(..., H)`."""
+        values: Tensor = self.output(torch.tanh(self.hidden(hidden.detach().float())))
+        return values.squeeze(-1)
+
+
+class Policy:
+    """π = π0 + LoRA; where `lora` is None, π is the prior itself and there is nothing to train.
+
+    One set of base weights serves both: the prior is the policy with its adapter off. The adapter
+    starts at zero, so that every log-ratio is 0 before the first update.
+    """
+
+    def __init__(self, prior: Prior, lora: LoraSection | None = None, seed: int = 0) -> None:
+        self.prior = prior
+        self.adapted: PeftModel | None = None
+        self.value_head: ValueHead | None = None
+        self._seed = seed
+        if lora is not None:
+            with torch.random.fork_rng(devices=[]), quiet_transformers():
+                torch.manual_seed(seed)
+                self.adapted = get_peft_model(prior.model, _lora_config(prior.model, lora))
+            self.adapted.eval()
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The base model with the adapter's layers in place."""
+        return self.prior.model
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.prior.device
+
+    def add_value_head(self) -> ValueHead:
+        """Attach a fresh value head and return it."""
+        width = self.model.get_output_embeddings().weight.shape[1]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._seed)
+            self.value_head = ValueHead(width).to(self.device)
+        return self.value_head
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What is trained: the adapter and, where there is one, the value head."""
+        head = [] if self.value_head is None else list(self.value_head.parameters())
+        return self.adapter_parameters() + head
+
+    def adapter_parameters(self) -> list[nn.Parameter]:
+        """The LoRA weights, in a fixed order."""
+        return [p for n, p in self.model.named_parameters() if "lora_" in n]
+
+    @contextmanager
+    def as_prior(self) -> Iterator[PreTrainedModel]:
+        """The model as π0."""
+        if self.adapted is None:
+            yield self.model
+            return
+        with self.adapted.disable_adapter():
+            yield self.model
+
+    @contextmanager
+    def merged(self) -> Iterator[PreTrainedModel]:
+        """The model as π with the adapter added into the base weights, for many small forwards.
+
+        Afterwards the base weights are the very tensors they were: nothing is subtracted.
+        """
+        if self.adapted is None:
+            yield self.model
+            return
+        layers = [m.get_base_layer() for m in self._lora_layers()]
+        originals = [layer.weight.data for layer in layers]
+        with torch.no_grad():
+            for layer, module in zip(layers, self._lora_layers(), strict=True):
+                delta = sum(module.get_delta_weight(name) for name in module.active_adapters)
+                layer.weight.data = layer.weight.data + delta.to(layer.weight.dtype)
+        try:
+            with self.adapted.disable_adapter():
+                yield self.model
+        finally:
+            for layer, original in zip(layers, originals, strict=True):
+                layer.weight.data = original
+
+    @contextmanager
+    def with_adapter(self, weights: list[Tensor] | None) -> Iterator[None]:
+        """The policy with `weights` (from `snapshot`) as its adapter; None leaves it as it is."""
+        parameters = self.adapter_parameters()
+        if weights is None:
+            yield
+            return
+        current = [p.data for p in parameters]
+        for parameter, weight in zip(parameters, weights, strict=True):
+            parameter.data = weight
+        try:
+            yield
+        finally:
+            for parameter, weight in zip(parameters, current, strict=True):
+                parameter.data = weight
+
+    def snapshot(self) -> list[Tensor]:
+        """A copy of the adapter's weights."""
+        return [p.detach().clone() for p in self.adapter_parameters()]
+
+    def save_adapter(self, directory: Path) -> None:
+        """Write the adapter as a PEFT folder."""
+        if self.adapted is not None:
+            self.adapted.save_pretrained(directory)
+
+    def load_adapter(self, directory: Path) -> None:
+        """Take the adapter's weights from a PEFT folder.
+
+        Raises UserError where the folder holds none, or those of another model.
+        """
+        file = directory / "adapter_model.safetensors"
+        if self.adapted is None or not file.is_file():
+            raise UserError(f"{directory}: no adapter (adapter_model.safetensors) in this folder")
+        state = load_file(file, device=str(self.device))
+        expected = {k: v.shape for k, v in get_peft_model_state_dict(self.adapted).items()}
+        if expected != {k: v.shape for k, v in state.items()}:
+            raise UserError(f"{directory}: this adapter belongs to another model or lora section")
+        set_peft_model_state_dict(self.adapted, state)
+
+    def merge_and_unload(self) -> PreTrainedModel:
+        """The plain model with the adapter merged for good; the policy is used up."""
+        if self.adapted is None:
+            return self.model
+        merged: PreTrainedModel = self.adapted.merge_and_unload()
+        return merged
+
+    def _lora_layers(self) -> list[LoraLayer]:
+        return [module for module in self.model.modules() if isinstance(module, LoraLayer)]
+
+
+def _lora_config(model: PreTrainedModel, lora: LoraSection) -> LoraConfig:
+    """No dropout: rollouts, log-probabilities and gradients are of one and the same policy.
+
+    Raises UserError where a target names no module of the model.
+    """
+    modules = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
+    missing = [target for target in lora.targets or [] if target not in modules]
+    if missing:
+        linear = sorted(
+            {
+                name.rsplit(".", 1)[-1]
+                for name, module in model.named_modules()
+                if isinstance(module, nn.Linear | Conv1D)
+            }
+        )
+        raise UserError(
+            f"lora.targets={missing}: no such layer in this model; it has {', '.join(linear)} "
+            "(lora.targets=null takes all)"
+        )
+    return LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        target_modules=lora.targets or "all-linear",
+        lora_dropout=0.0,
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
+        task_type="CAUSAL_LM",
+    )

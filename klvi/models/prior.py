@@ -1,0 +1,170 @@
+"""The prior: a pretrained causal LM, its tokenizer, and where its sequences start and end."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from klvi.config.schema import EnumerableModelConfig, ModelConfig
+from klvi.errors import UserError
+from klvi.models.embedded import enumerable_lm, tiny_path
+
+
+@dataclass(frozen=True)
+class Prior:
+    """A causal LM π0 with everything that defines its space of sequences.
+
+    Attributes:
+        name: what the user calls it.
+        model: in eval mode (no dropout), its parameters frozen.
+        tokenizer: without a need for a pad token.
+        start_token_id: prepended to every prompt; None where the model has none.
+        stop_token_ids: a completion ends with the first of these.
+    """
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    start_token_id: int | None
+    stop_token_ids: tuple[int, ...]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's weights are."""
+        device: torch.device = self.model.device
+        return device
+
+    def encode(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Prompt tokens `(N, P)`, padded on the left, and their lengths `(N,)`.
+
+        Raises UserError where a prompt is empty and no token can start a sequence.
+        """
+        start = [] if self.start_token_id is None else [self.start_token_id]
+        rows = [start + self._encode_one(prompt) for prompt in prompts]
+        if not all(rows):
+            raise UserError(
+                f"model {self.name} has no beginning-of-sequence token, so a sequence cannot start "
+                "from nothing: set model.start_token=TOKEN, or give prompts=file prompts.path=FILE"
+            )
+        width = max(len(row) for row in rows)
+        tokens = torch.full((len(rows), width), self.stop_token_ids[0])
+        for i, row in enumerate(rows):
+            tokens[i, width - len(row) :] = torch.tensor(row)
+        lengths = torch.tensor([len(row) for row in rows])
+        return tokens.to(self.device), lengths.to(self.device)
+
+    def _encode_one(self, prompt: str) -> list[int]:
+        return list(self.tokenizer.encode(prompt, add_special_tokens=False)) if prompt else []
+
+    def decode(self, tokens: Tensor, lengths: Tensor) -> list[str]:
+        """The texts of completions `(N, T)` of `lengths` `(N,)`, without special tokens."""
+        rows = [row[:n] for row, n in zip(tokens.tolist(), lengths.tolist(), strict=True)]
+        return list(
+            self.tokenizer.batch_decode(
+                rows, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+        )
+
+    def check_length(self, prompt_tokens: int, new_tokens: int) -> None:
+        """Raises UserError where prompt and completion do not fit the model's context."""
+        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if context is not None and prompt_tokens + new_tokens > context:
+            raise UserError(
+                f"rollout.max_new_tokens={new_tokens}: with a prompt of {prompt_tokens} tokens it "
+                f"exceeds the {context} positions of model {self.name}; "
+                f"at most {max(context - prompt_tokens, 0)} are left"
+            )
+
+
+def load_prior(config: ModelConfig | EnumerableModelConfig, device: str = "cpu") -> Prior:
+    """Load the configured prior onto `device`.
+
+    Raises UserError where it cannot be found, has no end-of-sequence token, or where
+    `model.start_token` is not in its vocabulary.
+    """
+    if isinstance(config, EnumerableModelConfig):
+        model, tokenizer = enumerable_lm(config.letters, config.length, config.seed)
+        start: str | None = None
+    else:
+        model, tokenizer = _load_pretrained(config)
+        start = config.start_token
+    model = model.to(device).eval().requires_grad_(False)
+    return Prior(
+        name=config.name,
+        model=model,
+        tokenizer=tokenizer,
+        start_token_id=_start_token_id(config.name, tokenizer, start),
+        stop_token_ids=_stop_token_ids(config.name, model, tokenizer),
+    )
+
+
+def _load_pretrained(config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    path = config.path or (str(tiny_path()) if config.name == "tiny" else None)
+    if path is None:
+        raise UserError(f"model={config.name} has no path: set model.path=HUB_ID_OR_FOLDER")
+    options = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+    try:
+        with quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(path, **options)
+            model = AutoModelForCausalLM.from_pretrained(path, dtype=config.dtype, **options)
+    except (OSError, ValueError) as error:
+        where = "the folder" if Path(path).exists() else "the Hugging Face hub"
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"model.path={path}: no causal language model could be loaded from {where} ({reason})"
+        ) from error
+    return model, tokenizer
+
+
+def _start_token_id(name: str, tokenizer: PreTrainedTokenizerBase, token: str | None) -> int | None:
+    if token is None:
+        start: int | None = tokenizer.bos_token_id
+        return start
+    index = tokenizer.get_vocab().get(token)
+    if index is None:
+        raise UserError(f"model.start_token={token}: not a token of model {name}'s vocabulary")
+    return int(index)
+
+
+def _stop_token_ids(
+    name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> tuple[int, ...]:
+    """The tokenizer's end-of-sequence token first, then those of the model's generation config."""
+    declared = getattr(model.generation_config, "eos_token_id", None)
+    others = declared if isinstance(declared, list) else [declared]
+    ids = [i for i in (tokenizer.eos_token_id, *others) if i is not None]
+    if not ids:
+        raise UserError(
+            f"model {name} has no end-of-sequence token: klvi needs one to tell complete sequences"
+        )
+    return tuple(dict.fromkeys(ids))
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Without the libraries' progress bars, advice and deprecations; failures still raise."""
+    logging = transformers.utils.logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,109 @@
+"""Log-probabilities of given completions under a causal LM, at the completions' tokens alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Completions:
+    """Token ids to score: prompts on the left, completions on the right, padding outside.
+
+    Attributes:
+        prompt_tokens: `(N, P)`, padded on the left.
+        prompt_lengths: `(N,)`.
+        tokens: `(N, T)`, padded on the right.
+        lengths: `(N,)`.
+    """
+
+    prompt_tokens: Tensor
+    prompt_lengths: Tensor
+    tokens: Tensor
+    lengths: Tensor
+
+    @property
+    def mask(self) -> Tensor:
+        """`(N, T)` bool, True at the completions' tokens."""
+        return (
+            torch.arange(self.tokens.shape[1], device=self.lengths.device) < self.lengths[:, None]
+        )
+
+
+@dataclass(frozen=True)
+class NextTokens:
+    """The model's view at every completion token; n = sum of the lengths, in row-major order.
+
+    Attributes:
+        logits: `(n, V)`, float32.
+        hidden: `(n, H)`, what the output embedding reads.
+        mask: `(N, T)` bool with n True entries.
+    """
+
+    logits: Tensor
+    hidden: Tensor
+    mask: Tensor
+
+    def unpack(self, values: Tensor) -> Tensor:
+        """`(n,)` to `(N, T)`, 0 in padded places; differentiable."""
+        return torch.zeros(
+            self.mask.shape, dtype=values.dtype, device=values.device
+        ).masked_scatter(self.mask, values)
+
+
+def left_padding(prompt_tokens: Tensor, prompt_lengths: Tensor) -> Tensor | None:
+    """The prompts' attention mask `(N, P)`, or None where no prompt is padded."""
+    width = prompt_tokens.shape[1]
+    if bool((prompt_lengths == width).all()):
+        return None
+    return torch.arange(width, device=prompt_tokens.device) >= width - prompt_lengths[:, None]
+
+
+def next_tokens(model: PreTrainedModel, completions: Completions) -> NextTokens:
+    """One forward pass; the output embedding is applied to the completions' real tokens only.
+
+    No tensor of shape `(N, T, V)` exists. Padding is on the outside, so that no mask is needed
+    where all prompts are equally long, and left padding is masked and skipped by position ids.
+    """
+    mask = completions.mask
+    width = mask.shape[1]
+    tokens = torch.cat([completions.prompt_tokens, completions.tokens[:, :-1]], 1)
+    options: dict[str, Tensor] = {}
+    padding = left_padding(completions.prompt_tokens, completions.prompt_lengths)
+    if padding is not None:
+        attention = torch.cat([padding, mask[:, :-1]], 1)
+        options["attention_mask"] = attention.long()
+        options["position_ids"] = (attention.cumsum(1) - 1).clamp_min(0)
+    captured: list[Tensor] = []
+
+    def pack(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        hidden = inputs[0][:, -width:][mask]
+        captured.append(hidden)
+        return (hidden[None],)
+
+    hook = model.get_output_embeddings().register_forward_pre_hook(pack)
+    try:
+        output = model(input_ids=tokens, use_cache=False, **options)
+    finally:
+        hook.remove()
+    return NextTokens(output.logits[0].float(), captured[0], mask)
+
+
+def token_log_probs(logits: Tensor, tokens: Tensor) -> Tensor:
+    """`(n,)` log-probabilities, nats per token, of `tokens` `(n,)` under `logits` `(n, V)`."""
+    return logits.gather(1, tokens[:, None]).squeeze(1) - logits.logsumexp(1)
+
+
+def token_entropy(logits: Tensor) -> Tensor:
+    """`(n,)` entropies, nats, of the distributions given by `logits` `(n, V)`."""
+    log_probs = logits.log_softmax(1)
+    return -(log_probs.exp() * log_probs.nan_to_num(neginf=0.0)).sum(1)
+
+
+def token_kl(policy_logits: Tensor, prior_logits: Tensor) -> Tensor:
+    """`(n,)` KL(policy ‖ prior), nats, of the next-token distributions given by logits `(n, V)`."""
+    policy, prior = policy_logits.log_softmax(1), prior_logits.log_softmax(1)
+    return (policy.exp() * (policy - prior)).sum(1)

@@ -1,0 +1,94 @@
+"""What the training loop asks of an objective."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from klvi.samples import Samples
+
+Signals = dict[str, Tensor]
+Statistics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the policy says now of a part of the rollout, with gradients.
+
+    Attributes:
+        log_policy: `(n, T)`, nats per token, 0 in padded places.
+        values: `(n, T)`, 0 in padded places; None without a value head.
+        mask: `(n, T)` bool.
+    """
+
+    log_policy: Tensor
+    values: Tensor | None
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sizes of the whole minibatch, of which a loss may see one part at a time.
+
+    Losses divide by these, not by the size of the part: the gradient of a minibatch is then the
+    sum over its parts, however it is cut.
+    """
+
+    sequences: int
+    tokens: int
+
+
+class Objective(ABC):
+    """A way to reach a target by training: signals from a rollout, and a loss on them.
+
+    Attributes:
+        name: as on the command line.
+        epochs: passes over each rollout.
+        minibatches: optimizer steps per pass.
+        needs_values: whether the policy needs a value head.
+        adaptive_proposal: whether rollouts come from a frozen copy of the policy, renewed when
+            `refresh_proposal` says so.
+    """
+
+    name: str
+    epochs: int = 1
+    minibatches: int = 1
+    needs_values: bool = False
+    adaptive_proposal: bool = False
+
+    @abstractmethod
+    def signals(self, samples: Samples, log_target: Tensor) -> tuple[Signals, Statistics]:
+        """What the loss needs of a scored rollout, computed once.
+
+        Args:
+            samples: N samples with reward.
+            log_target: `(N,)` log P(x), unnormalised, nats per sequence; -inf is allowed.
+
+        Returns:
+            Tensors of first dimension N, cut like the samples; and numbers for the log. No
+            signals at all mean that this rollout teaches nothing and the update is skipped.
+        """
+
+    @abstractmethod
+    def loss(
+        self, prediction: Prediction, samples: Samples, signals: Signals, totals: Totals
+    ) -> tuple[Tensor, Statistics]:
+        """A part's share of a minibatch's loss, a scalar, and of its statistics."""
+
+    def stop_early(self, statistics: Statistics) -> bool:
+        """Whether to leave the remaining passes over this rollout, after a minibatch."""
+        return False
+
+    def refresh_proposal(self, samples: Samples, log_target: Tensor, log_policy: Tensor) -> bool:
+        """Whether the policy, with `log_policy` `(N,)` on proposal samples, should replace it."""
+        return False
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resume needs beside the policy and the optimizer."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 (most have no state)
+        """Restore `state_dict()`."""

@@ -1,0 +1,166 @@
+"""Proximal policy optimisation of the reward, with or without a KL penalty to the prior.
+
+Without it (`rl`) the optimum is the single best sequence. With it (`kl`) the optimum is the
+posterior p ∝ π0·exp(r/β), and the loss is β·KL(π‖p) up to a constant (Korbak, Perez and Buckley
+2022, arXiv 2205.11275, section 4).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from klvi.config.schema import PPOSection
+from klvi.objectives.base import Objective, Prediction, Signals, Statistics, Totals
+from klvi.samples import Samples
+
+
+def penalised_rewards(
+    log_policy: Tensor, log_prior: Tensor, score: Tensor, lengths: Tensor, beta: float
+) -> Tensor:
+    """Per-token rewards `(N, T)`: −β(log π − log π0), and the score on the last token.
+
+    Their sum over T is the folded reward r + β(log π0(x) − log π(x)) (Ziegler et al. 2019,
+    arXiv 1909.08593, section 2).
+
+    Args:
+        log_policy: `(N, T)`, nats per token, 0 in padded places; `log_prior` likewise.
+        score: `(N,)`.
+        lengths: `(N,)`.
+    """
+    rewards = -beta * (log_policy - log_prior)
+    return rewards.scatter_add(1, lengths[:, None] - 1, score[:, None].to(rewards.dtype))
+
+
+def generalised_advantages(
+    rewards: Tensor, values: Tensor, mask: Tensor, gae_lambda: float
+) -> Tensor:
+    """GAE(λ) with γ = 1, `(N, T)`, 0 in padded places (Schulman et al. 2015, arXiv 1506.02438).
+
+    Args:
+        rewards: `(N, T)`; `values` `(N, T)` of the prefix before each token; both 0 in padding,
+            so that the value after the last token is 0.
+        mask: `(N, T)` bool.
+    """
+    following = torch.nn.functional.pad(values[:, 1:], (0, 1))
+    delta = torch.where(mask, rewards + following - values, torch.zeros_like(rewards))
+    advantages = torch.zeros_like(delta)
+    running = torch.zeros_like(delta[:, 0])
+    for t in range(delta.shape[1] - 1, -1, -1):
+        running = delta[:, t] + gae_lambda * running
+        advantages[:, t] = running
+    return advantages
+
+
+def whiten(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean 0 and variance 1 over the True places of `mask`, 0 elsewhere."""
+    kept = values[mask]
+    variance = kept.var() if len(kept) > 1 else kept.new_zeros(())
+    whitened = (values - kept.mean()) * torch.rsqrt(variance + 1e-8)
+    return torch.where(mask, whitened, torch.zeros_like(values))
+
+
+def clipped_policy_loss(
+    log_policy: Tensor, old_log_policy: Tensor, advantages: Tensor, mask: Tensor, clip: float
+) -> Tensor:
+    """Sum over tokens of max(−A·ρ, −A·clamp(ρ, 1 ± clip)), ρ = π/π_old; all `(N, T)`."""
+    ratio = (log_policy - old_log_policy).exp()
+    losses = torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip))
+    return losses[mask].sum()
+
+
+def clipped_value_loss(
+    values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip: float | None
+) -> Tensor:
+    """Sum over tokens of ½·max((V − R)², (V_clipped − R)²); all `(N, T)`, units of reward²."""
+    losses = (values - returns).square()
+    if clip is not None:
+        clipped = old_values + (values - old_values).clamp(-clip, clip)
+        losses = torch.maximum(losses, (clipped - returns).square())
+    return 0.5 * losses[mask].sum()
+
+
+class PPO(Objective):
+    """PPO with `beta` as the weight of the per-token KL penalty; 0 gives pure RL."""
+
+    needs_values = True
+
+    def __init__(self, name: str, config: PPOSection, beta: float) -> None:
+        self.name = name
+        self.config = config
+        self.beta = beta
+        self.epochs = config.epochs
+        self.minibatches = config.minibatches
+
+    def signals(self, samples: Samples, log_target: Tensor) -> tuple[Signals, Statistics]:
+        """Advantages and returns `(N, T)`; the target enters by β alone."""
+        assert samples.values is not None, "PPO needs samples with values"
+        score = samples.reward if samples.reward.dim() == 1 else samples.reward.mean(1)
+        rewards = penalised_rewards(
+            samples.log_policy, samples.log_prior, score, samples.lengths, self.beta
+        )
+        advantages = generalised_advantages(
+            rewards, samples.values, samples.mask, self.config.gae_lambda
+        )
+        returns = advantages + samples.values
+        if self.config.whiten_advantages:
+            advantages = whiten(advantages, samples.mask)
+        kl = (samples.log_policy_sequence - samples.log_prior_sequence).mean().item()
+        statistics = {
+            "objective/non_score_reward": -self.beta * kl,
+            "objective/rlhf_reward": score.mean().item() - self.beta * kl,
+        }
+        return {"advantages": advantages, "returns": returns}, statistics
+
+    def loss(
+        self, prediction: Prediction, samples: Samples, signals: Signals, totals: Totals
+    ) -> tuple[Tensor, Statistics]:
+        """Clipped policy loss plus `value_coefficient` times the clipped value loss, per token."""
+        assert prediction.values is not None
+        assert samples.values is not None
+        mask, config = prediction.mask, self.config
+        old, advantages = samples.log_policy, signals["advantages"]
+        policy_loss = (
+            clipped_policy_loss(prediction.log_policy, old, advantages, mask, config.clip)
+            / totals.tokens
+        )
+        value_loss = (
+            clipped_value_loss(
+                prediction.values, samples.values, signals["returns"], mask, config.value_clip
+            )
+            / totals.tokens
+        )
+        statistics = {
+            "loss/policy_avg": policy_loss.item(),
+            "loss/value_avg": value_loss.item(),
+            **self._diagnostics(prediction, samples, signals, totals),
+        }
+        return policy_loss + config.value_coefficient * value_loss, statistics
+
+    @torch.no_grad()
+    def _diagnostics(
+        self, prediction: Prediction, samples: Samples, signals: Signals, totals: Totals
+    ) -> Statistics:
+        """TRL's statistics, as means over the minibatch's tokens."""
+        assert prediction.values is not None
+        assert samples.values is not None
+        mask = prediction.mask
+        difference = (prediction.log_policy - samples.log_policy)[mask]
+        advantages, ratio = signals["advantages"][mask], difference.exp()
+        clipped = ratio.clamp(1 - self.config.clip, 1 + self.config.clip)
+        limit = self.config.value_clip or torch.inf
+        returns, old = signals["returns"][mask], samples.values[mask]
+        error = prediction.values[mask] - returns
+        clipped_error = old + (prediction.values[mask] - old).clamp(-limit, limit) - returns
+        return {
+            "policy/approxkl_avg": 0.5 * difference.square().sum().item() / totals.tokens,
+            "policy/clipfrac_avg": (-advantages * clipped > -advantages * ratio).sum().item()
+            / totals.tokens,
+            "val/clipfrac_avg": (clipped_error.abs() > error.abs()).sum().item() / totals.tokens,
+            "val/ratio": ratio.sum().item() / totals.tokens,
+        }
+
+    def stop_early(self, statistics: Statistics) -> bool:
+        """Whether the policy has left the rollout's by more than `kl_stop` nats per token."""
+        limit = self.config.kl_stop
+        return limit is not None and statistics["policy/approxkl_avg"] > limit

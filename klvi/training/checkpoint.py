@@ -1,0 +1,83 @@
+"""Checkpoints: everything a resume needs, written so that a kill at any moment loses nothing."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from klvi.training.loop import Loop
+
+STATE = "state.pt"
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The folders `step-N` of a run, of which the newest `keep` stay.
+
+    A checkpoint is built in a hidden folder and renamed when it is whole: a folder with the name
+    `step-N` is always complete. Random states need no saving: every random number of an update
+    depends on the seed and the update's number alone.
+    """
+
+    directory: Path
+    keep: int = 1
+
+    def save(self, loop: Loop) -> Path:
+        """Write the loop's state after its last update; returns the folder."""
+        final = self.directory / f"step-{loop.update}"
+        if final.exists():
+            return final
+        building = self.directory / f".step-{loop.update}"
+        shutil.rmtree(building, ignore_errors=True)
+        building.mkdir(parents=True)
+        loop.policy.save_adapter(building)
+        torch.save(_state(loop), building / STATE)
+        building.rename(final)
+        for old in self.steps()[: -self.keep]:
+            shutil.rmtree(self.directory / f"step-{old}")
+        return final
+
+    def steps(self) -> list[int]:
+        """The numbers of the whole checkpoints, oldest first."""
+        names = [path.name for path in self.directory.glob("step-*")]
+        return sorted(int(m[1]) for m in map(re.compile(r"step-(\d+)").fullmatch, names) if m)
+
+    def restore_latest(self, loop: Loop) -> int:
+        """Put the newest checkpoint into the loop; returns its update, 0 where there is none."""
+        steps = self.steps()
+        if not steps:
+            return 0
+        folder = self.directory / f"step-{steps[-1]}"
+        loop.policy.load_adapter(folder)
+        _restore(
+            loop, torch.load(folder / STATE, map_location=loop.policy.device, weights_only=True)
+        )
+        return loop.update
+
+
+def _state(loop: Loop) -> dict[str, object]:
+    head = loop.policy.value_head
+    return {
+        "update": loop.update,
+        "seconds": loop.seconds,
+        "optimizer": loop.optimisation.optimizer.state_dict(),
+        "scheduler": loop.optimisation.scheduler.state_dict(),
+        "objective": loop.objective.state_dict(),
+        "value_head": None if head is None else head.state_dict(),
+        "proposal": loop.proposal,
+    }
+
+
+def _restore(loop: Loop, state: dict[str, object]) -> None:
+    loop.update = state["update"]  # type: ignore[assignment]
+    loop.seconds = state["seconds"]  # type: ignore[assignment]
+    loop.optimisation.optimizer.load_state_dict(state["optimizer"])  # type: ignore[arg-type]
+    loop.optimisation.scheduler.load_state_dict(state["scheduler"])  # type: ignore[arg-type]
+    loop.objective.load_state_dict(state["objective"])  # type: ignore[arg-type]
+    if loop.policy.value_head is not None:
+        loop.policy.value_head.load_state_dict(state["value_head"])  # type: ignore[arg-type]
+    loop.proposal = state["proposal"]  # type: ignore[assignment]

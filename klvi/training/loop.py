@@ -1,0 +1,204 @@
+"""The one training loop: roll out, score, loss, update, log, evaluate, checkpoint."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from klvi.config.schema import TrainConfig
+from klvi.errors import UserError
+from klvi.models.policy import Policy
+from klvi.models.scoring import next_tokens, token_entropy, token_log_probs
+from klvi.objectives.base import Objective, Prediction, Signals, Statistics, Totals
+from klvi.rewards.base import Reward
+from klvi.rewards.scoring import score
+from klvi.samplers.ancestral import completions, log_policy_of, sample
+from klvi.samples import Samples
+from klvi.targets.base import Target
+from klvi.training.optimisation import Optimisation
+from klvi.training.prompt_stream import PromptStream
+
+Record = dict[str, Any]
+
+
+@dataclass
+class Loop:
+    """Trains a policy on an objective; what happens beside an update is left to hooks.
+
+    Attributes:
+        on_update: called after each update with its record.
+        update: the number of updates done.
+        seconds: training time so far, across resumes.
+    """
+
+    config: TrainConfig
+    policy: Policy
+    objective: Objective
+    target: Target
+    reward: Reward
+    prompts: PromptStream
+    optimisation: Optimisation
+    on_update: list[Callable[[Record], None]] = field(default_factory=list)
+    update: int = 0
+    seconds: float = 0.0
+    proposal: list[Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        self._timings: dict[str, float] = defaultdict(float)
+        if self.objective.adaptive_proposal and self.proposal is None:
+            self.proposal = self.policy.snapshot()
+
+    def run(self) -> None:
+        """Do the updates that are left."""
+        while self.update < self.config.updates:
+            record = self.step()
+            for hook in self.on_update:
+                hook(record)
+
+    def step(self) -> Record:
+        """One update; returns its record."""
+        started = time.perf_counter()
+        self._timings.clear()
+        generator = self._generator(self.update + 1)
+        samples = self.score(self.roll_out(generator))
+        log_target = self.target.log_score(samples)
+        with self.timed("update"):
+            signals, statistics = self.objective.signals(samples, log_target)
+            self._renew_proposal(samples, log_target)
+            if signals:
+                statistics |= self.learn(samples, signals, generator)
+        self.update += 1
+        elapsed = time.perf_counter() - started
+        self.seconds += elapsed
+        record = self._record(samples, statistics, elapsed)
+        self.optimisation.scheduler.step()
+        return record
+
+    def roll_out(self, generator: torch.Generator) -> Samples:
+        """The next prompts, completed by the policy, or by the proposal where there is one."""
+        prompts = self.prompts.batch(self.update, self.config.batch_size)
+        with self.timed("rollout"), self.policy.with_adapter(self.proposal):
+            return sample(
+                self.policy,
+                prompts,
+                max_new_tokens=self.config.rollout.max_new_tokens,
+                generator=generator,
+                batch_size=self.config.rollout.batch_size,
+            )
+
+    def score(self, samples: Samples) -> Samples:
+        """The samples with their rewards."""
+        with self.timed("reward"):
+            reward = score(self.reward, samples.texts, samples.prompts, update=self.update + 1)
+        return samples.with_reward(reward.to(samples.lengths.device))
+
+    def learn(self, samples: Samples, signals: Signals, generator: torch.Generator) -> Statistics:
+        """All passes over one rollout; returns the mean of each statistic over minibatches."""
+        collected: dict[str, list[float]] = defaultdict(list)
+        for epoch in range(self.objective.epochs):
+            for rows in self._minibatches(len(samples), generator):
+                statistics = self.learn_minibatch(samples, signals, rows, entropy=epoch == 0)
+                for name, value in statistics.items():
+                    collected[name].append(value)
+                if self.objective.stop_early(statistics):
+                    return _averages(collected)
+        return _averages(collected)
+
+    def learn_minibatch(
+        self, samples: Samples, signals: Signals, rows: Tensor, *, entropy: bool
+    ) -> Statistics:
+        """One optimizer step; gradients are summed over parts of `optim.micro_batch_size`."""
+        totals = Totals(len(rows), int(samples.lengths[rows].sum()))
+        sums: dict[str, float] = defaultdict(float)
+        for part in rows.split(self.config.optim.micro_batch_size or len(rows)):
+            chosen = samples.select(part)
+            prediction, mean_entropy = self.predict(chosen, totals, entropy=entropy)
+            chosen_signals = {name: value[part] for name, value in signals.items()}
+            loss, statistics = self.objective.loss(prediction, chosen, chosen_signals, totals)
+            self.optimisation.backward(loss)
+            for name, value in (statistics | mean_entropy).items():
+                sums[name] += value
+        norm = self.optimisation.step()
+        if not norm < torch.inf:
+            raise UserError(
+                f"update {self.update + 1}: the gradient is not finite ({norm}): lower optim.lr, "
+                "raise beta, or use model.dtype=float32; the last checkpoint is intact"
+            )
+        return {**sums, "optim/grad_norm": norm}
+
+    def predict(
+        self, samples: Samples, totals: Totals, *, entropy: bool
+    ) -> tuple[Prediction, Statistics]:
+        """One forward pass for the policy's log-probabilities and, with a value head, values."""
+        view = next_tokens(self.policy.model, completions(samples))
+        log_policy = token_log_probs(view.logits, samples.tokens[view.mask])
+        head = self.policy.value_head
+        values = None if head is None else view.unpack(head(view.hidden))
+        statistics = {}
+        if entropy:
+            total = token_entropy(view.logits.detach()).sum().item()
+            statistics["policy/entropy_avg"] = total / totals.tokens
+        return Prediction(view.unpack(log_policy), values, view.mask), statistics
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Count the block's seconds as `time/<stage>` of this update."""
+        if self.policy.device.type == "cuda":
+            torch.cuda.synchronize()
+        started = time.perf_counter()
+        yield
+        if self.policy.device.type == "cuda":
+            torch.cuda.synchronize()
+        self._timings[stage] += time.perf_counter() - started
+
+    def _generator(self, update: int) -> torch.Generator:
+        """Random numbers that depend on seed and update alone, so that a resume needs no state."""
+        generator = torch.Generator(self.policy.device)
+        return generator.manual_seed(self.config.seed * 1_000_003 + update)
+
+    def _minibatches(self, count: int, generator: torch.Generator) -> Iterator[Tensor]:
+        device = generator.device
+        if self.objective.minibatches == 1:
+            yield torch.arange(count, device=device)
+            return
+        order = torch.randperm(count, generator=generator, device=device)
+        yield from order.tensor_split(self.objective.minibatches)
+
+    def _renew_proposal(self, samples: Samples, log_target: Tensor) -> None:
+        if self.proposal is None:
+            return
+        log_policy = log_policy_of(self.policy, samples, self.config.rollout.batch_size)
+        if self.objective.refresh_proposal(samples, log_target, log_policy.sum(1)):
+            self.proposal = self.policy.snapshot()
+
+    def _record(self, samples: Samples, statistics: Statistics, elapsed: float) -> Record:
+        tokens = int(samples.lengths.sum())
+        record: Record = {
+            "update": self.update,
+            "episode": self.update * self.config.batch_size,
+            "seconds": self.seconds,
+            "objective/kl": (samples.log_policy - samples.log_prior).sum(1).mean().item(),
+            "objective/entropy": -samples.log_policy_sequence.mean().item(),
+            "objective/scores": samples.reward.mean().item(),
+            **statistics,
+            "val/num_eos_tokens": int(samples.ended.sum()),
+            "lr": self.optimisation.lr,
+            "tokens_per_second": tokens / elapsed,
+        }
+        return record | {f"time/{stage}": value for stage, value in self._timings.items()}
+
+
+def _averages(collected: dict[str, list[float]]) -> Statistics:
+    averages = {name: sum(values) / len(values) for name, values in collected.items()}
+    ratios = collected.get("val/ratio", [])
+    if len(ratios) > 1:
+        mean = averages["val/ratio"]
+        averages["val/ratio_var"] = sum((r - mean) ** 2 for r in ratios) / (len(ratios) - 1)
+    return averages

@@ -1,0 +1,122 @@
+"""What all tests share: few threads, small real models, and the list of all short sequences."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+
+import pytest
+import torch
+from torch import Tensor
+
+from klvi.config.schema import EnumerableModelConfig, LoraSection, TrainConfig
+from klvi.models.policy import Policy
+from klvi.models.prior import load_prior
+from klvi.models.scoring import Completions, next_tokens, token_log_probs
+
+torch.set_num_threads(1)
+
+LETTERS, LENGTH = 4, 4
+
+
+@pytest.fixture
+def enumerable_config() -> EnumerableModelConfig:
+    return EnumerableModelConfig(name="enumerable", letters=LETTERS, length=LENGTH)
+
+
+@pytest.fixture
+def policy(enumerable_config: EnumerableModelConfig) -> Policy:
+    """A fresh policy on the enumerable prior: equal to it until it is trained."""
+    return Policy(load_prior(enumerable_config), LoraSection(r=8), seed=0)
+
+
+def disturb(policy: Policy, size: float = 0.3, seed: int = 1) -> Policy:
+    """Move the adapter away from the prior, reproducibly."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in policy.adapter_parameters():
+        parameter.data.add_(size * torch.randn(parameter.shape, generator=generator))
+    return policy
+
+
+@dataclass(frozen=True)
+class Enumeration:
+    """All S sequences of the enumerable prior's space, and their log-probabilities."""
+
+    completions: Completions
+    ended: Tensor
+
+    def log_probs(self, policy: Policy) -> Tensor:
+        """`(S,)` log π(x) with gradient."""
+        view = next_tokens(policy.model, self.completions)
+        tokens = self.completions.tokens[view.mask]
+        return view.unpack(token_log_probs(view.logits, tokens)).double().sum(1)
+
+    def log_probs_prior(self, policy: Policy) -> Tensor:
+        """`(S,)` log π0(x)."""
+        with policy.as_prior(), torch.no_grad():
+            return self.log_probs(policy)
+
+
+@pytest.fixture
+def enumeration() -> Enumeration:
+    end = LETTERS
+    shorter = [
+        (*letters, *[end] * (LENGTH - k))
+        for k in range(LENGTH)
+        for letters in itertools.product(range(LETTERS), repeat=k)
+    ]
+    full = list(itertools.product(range(LETTERS), repeat=LENGTH))
+    tokens = torch.tensor(shorter + full)
+    lengths = ((tokens != end).sum(1) + 1).clamp_max(LENGTH)
+    one = torch.ones(len(tokens), dtype=torch.long)
+    start = torch.full((len(tokens), 1), end)
+    return Enumeration(Completions(start, one, tokens, lengths), tokens[:, -1] == end)
+
+
+def letter_reward(texts: list[str]) -> Tensor:
+    """A reward in [0, 1] that is neither constant nor binary and depends on letters' places."""
+    return torch.tensor(
+        [sum((ord(c) - 96) / (i + 2) for i, c in enumerate(t.split())) / 8 for t in texts]
+    ).clamp(0, 1)
+
+
+class LetterReward:
+    """`letter_reward` as a reward."""
+
+    name = "letters"
+
+    def __call__(self, texts: list[str], prompts: list[str]) -> Tensor:
+        return letter_reward(texts)
+
+
+def train_config(**changes: object) -> TrainConfig:
+    """A valid configuration on the small enumerable prior, with changes."""
+    values: dict[str, object] = {
+        "model": {"name": "enumerable", "letters": LETTERS, "length": LENGTH},
+        "reward": {"name": "contains", "text": "a"},
+        "target": {"name": "posterior"},
+        "prompts": {"name": "none"},
+        "objective": {"name": "kl"},
+        "tracking": {"name": "none"},
+        "lora": {"r": 8},
+        "beta": 0.2,
+        "name": "test",
+        "updates": 2,
+        "batch_size": 64,
+        "rollout": {"max_new_tokens": LENGTH},
+        "device": "cpu",
+        "threads": 1,
+    }
+    return TrainConfig.model_validate(values | changes)
+
+
+@pytest.fixture(scope="session")
+def installed_klvi() -> Path:
+    """The command as users have it."""
+    return Path(sys.executable).parent / "klvi"

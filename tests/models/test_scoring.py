@@ -1,0 +1,69 @@
+import torch
+from conftest import Enumeration, disturb
+from torch.testing import assert_close
+
+from klvi.models.policy import Policy
+from klvi.models.scoring import (
+    Completions,
+    next_tokens,
+    token_entropy,
+    token_kl,
+    token_log_probs,
+)
+
+
+def test_log_probs_are_those_of_a_plain_forward_pass(
+    policy: Policy, enumeration: Enumeration
+) -> None:
+    disturb(policy)
+    batch = enumeration.completions
+    view = next_tokens(policy.model, batch)
+    ours = view.unpack(token_log_probs(view.logits, batch.tokens[view.mask]))
+    inputs = torch.cat([batch.prompt_tokens, batch.tokens], 1)
+    plain = policy.model(input_ids=inputs).logits[:, :-1].log_softmax(-1)
+    expected = plain.gather(2, batch.tokens[..., None]).squeeze(-1) * batch.mask
+    assert_close(ours, expected, atol=2e-5, rtol=0)
+
+
+def test_probabilities_of_all_complete_sequences_sum_to_one(
+    policy: Policy, enumeration: Enumeration
+) -> None:
+    for size in (0.0, 0.1, 0.3):
+        total = enumeration.log_probs(disturb(policy, size)).exp().sum()
+        assert_close(total.item(), 1.0, atol=1e-5, rtol=0)
+
+
+def test_left_padding_changes_no_number(policy: Policy) -> None:
+    disturb(policy)
+    tokens = torch.tensor([[0, 1, 2], [3, 4, 4]])
+    lengths = torch.tensor([3, 2])
+    prompts = torch.tensor([[4, 0, 1], [4, 4, 2]])
+    both = Completions(prompts, torch.tensor([3, 2]), tokens, lengths)
+    view = next_tokens(policy.model, both)
+    padded = view.unpack(token_log_probs(view.logits, tokens[view.mask]))
+    for row, start in ((0, 0), (1, 1)):
+        alone = Completions(
+            prompts[row : row + 1, start:], both.prompt_lengths[[row]], tokens[[row]], lengths[[row]]
+        )
+        single = next_tokens(policy.model, alone)
+        log_probs = single.unpack(token_log_probs(single.logits, alone.tokens[single.mask]))
+        assert_close(padded[[row]], log_probs, atol=2e-6, rtol=1e-5)
+
+
+def test_what_stands_in_padding_does_not_matter(policy: Policy) -> None:
+    prompts, lengths = torch.tensor([[4], [4]]), torch.tensor([3, 1])
+    ones = torch.ones(2, dtype=torch.long)
+    views = [
+        next_tokens(policy.model, Completions(prompts, ones, torch.tensor(tokens), lengths)).logits
+        for tokens in ([[0, 1, 2], [4, 4, 4]], [[0, 1, 2], [4, 0, 3]])
+    ]
+    assert torch.equal(views[0], views[1])
+
+
+def test_entropy_and_kl_of_known_distributions() -> None:
+    even, skew = torch.zeros(1, 2), torch.tensor([[0.75, 0.25]]).log()
+    assert_close(token_entropy(even), torch.tensor([2.0]).log())
+    expected = 0.75 * torch.tensor(1.5).log() + 0.25 * torch.tensor(0.5).log()
+    assert_close(token_kl(skew, even), expected[None])
+    impossible = torch.tensor([[0.0, -torch.inf]])
+    assert_close(token_entropy(impossible), torch.zeros(1))
