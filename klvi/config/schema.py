@@ -6,9 +6,10 @@ A class here holds what may be set in one section; `conf/` holds the values. A c
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 
 class Section(BaseModel):
@@ -23,13 +24,15 @@ def _whole_number_as_text(value: object) -> object:
 
 # Hydra reads `name=2024` as a number, though a text is meant.
 Text = Annotated[str, BeforeValidator(_whole_number_as_text)]
+# No shell expands the ~ in `run=~/runs/1`.
+Location = Annotated[Text, AfterValidator(os.path.expanduser)]
 
 
 class ModelConfig(Section):
     """The prior: a causal language model."""
 
     name: Text
-    path: Text | None = None
+    path: Location | None = None
     revision: Text | None = None
     start_token: Text | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
@@ -82,12 +85,14 @@ class RolloutSection(Section):
 
     max_new_tokens: Annotated[int, Field(ge=1)] = 48
     batch_size: Annotated[int, Field(ge=1)] = 256
+    samples_per_prompt: Annotated[int, Field(ge=1)] = 1
 
 
 class EvaluationSection(Section):
     """How often and how precisely the policy is measured."""
 
     samples: Annotated[int, Field(ge=2)] = 512
+    prior_samples: Annotated[int, Field(ge=2)] = 1024
     every: Annotated[int, Field(ge=1)] = 20
     ess_floor: Annotated[float, Field(ge=1)] = 30.0
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
@@ -114,7 +119,7 @@ class LexiconReward(Section):
 
     name: Literal["lexicon"]
     words: list[Text] | None = None
-    path: Text | None = None
+    path: Location | None = None
     penalty: Annotated[float, Field(lt=0)] = -1.0
 
 
@@ -131,7 +136,7 @@ class ClassifierReward(Section):
     """Log-probability (nats) of a label under a sequence-classification model."""
 
     name: Literal["classifier"]
-    path: Text | None = None
+    path: Location | None = None
     label: str | int = 1
     batch_size: Annotated[int, Field(ge=1)] = 64
     with_prompt: bool = False
@@ -141,7 +146,7 @@ class PythonReward(Section):
     """A function of the user's: `NAME(texts, prompts) -> list[float]` in `FILE.py:NAME`."""
 
     name: Literal["python"]
-    function: Text | None = None
+    function: Location | None = None
 
 
 class SumReward(Section):
@@ -228,7 +233,7 @@ class FilePrompts(Section):
     """Prompts from a file: a text per line, or JSON lines with `field`."""
 
     name: Literal["file"]
-    path: Text | None = None
+    path: Location | None = None
     field: Text = "prompt"
     max_tokens: Annotated[int, Field(ge=1)] = 256
 
@@ -288,37 +293,37 @@ class TrainConfig(MeasureConfig):
 class EvalConfig(MeasureConfig):
     """`klvi eval`: a run's policy, or the prior alone where `run` is null."""
 
-    run: Text | None = None
-    out: Text | None = None
+    run: Location | None = None
+    out: Location | None = None
 
 
 class SampleConfig(MeasureConfig):
     """`klvi sample`: texts of a run's policy, or of the prior where `run` is null."""
 
-    run: Text | None = None
+    run: Location | None = None
     n: Annotated[int, Field(ge=1)] = 20
-    out: Text | None = None
+    out: Location | None = None
 
 
 class ExportConfig(Section):
     """`klvi export`: a merged Hugging Face folder of a run's policy, or of a prior."""
 
-    run: Text | None = None
+    run: Location | None = None
     model: Model
-    out: Text | None = None
+    out: Location | None = None
 
 
 class ResumeConfig(Section):
     """`klvi resume`: go on from a run's last checkpoint."""
 
-    run: Text | None = None
+    run: Location | None = None
 
 
 class PretrainConfig(Section):
     """`klvi pretrain`: a small prior, trained on a corpus."""
 
-    out: Text | None = None
-    corpus: Text | None = None
+    out: Location | None = None
+    corpus: Location | None = None
     stories: Annotated[int, Field(ge=100)] = 60_000
     vocabulary: Annotated[int, Field(ge=300)] = 700
     layers: Annotated[int, Field(ge=1)] = 4

@@ -136,6 +136,10 @@ class Policy:
         """A copy of the adapter's weights."""
         return [p.detach().clone() for p in self.adapter_parameters()]
 
+    def zero_adapter(self) -> list[Tensor]:
+        """Weights for `with_adapter` that make the policy the prior."""
+        return [torch.zeros_like(p) for p in self.adapter_parameters()]
+
     def save_adapter(self, directory: Path) -> None:
         """Write the adapter as a PEFT folder."""
         if self.adapted is not None:

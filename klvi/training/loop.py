@@ -35,7 +35,8 @@ class Loop:
     Attributes:
         on_update: called after each update with its record.
         update: the number of updates done.
-        seconds: training time so far, across resumes.
+        seconds: wall time so far, across resumes.
+        learning: whether an update is moving the weights, so that they are between two updates.
     """
 
     config: TrainConfig
@@ -48,6 +49,7 @@ class Loop:
     on_update: list[Callable[[Record], None]] = field(default_factory=list)
     update: int = 0
     seconds: float = 0.0
+    learning: bool = False
     proposal: list[Tensor] | None = None
 
     def __post_init__(self) -> None:
@@ -69,12 +71,14 @@ class Loop:
         generator = self._generator(self.update + 1)
         samples = self.score(self.roll_out(generator))
         log_target = self.target.log_score(samples)
+        self.learning = True
         with self.timed("update"):
             signals, statistics = self.objective.signals(samples, log_target)
             self._renew_proposal(samples, log_target)
             if signals:
                 statistics |= self.learn(samples, signals, generator)
         self.update += 1
+        self.learning = False
         elapsed = time.perf_counter() - started
         self.seconds += elapsed
         record = self._record(samples, statistics, elapsed)

@@ -1,0 +1,86 @@
+"""Measuring a policy against its target: the same for every objective, sampler and prior."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+
+from klvi.config.schema import MeasureConfig
+from klvi.metrics.evaluate import evaluate
+from klvi.metrics.measurement import Metric
+from klvi.models.policy import Policy
+from klvi.rewards.base import Reward
+from klvi.rewards.scoring import score
+from klvi.samplers.ancestral import log_policy_of, sample
+from klvi.samples import Samples
+from klvi.targets.base import Target
+from klvi.training.prompt_stream import PromptStream
+
+# Seeds of training are small numbers: evaluations must not repeat a rollout's random numbers.
+SEED_OFFSET = 1 << 40
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured, and the policy's samples behind it."""
+
+    metrics: dict[str, Metric]
+    samples: Samples
+
+
+@dataclass
+class Evaluator:
+    """Measures a policy with fresh samples of its own and one fixed set of the prior's.
+
+    The same seed draws the same random numbers at every evaluation, so that two evaluations of one
+    policy agree and those of a moving policy differ by no more than it moved.
+    """
+
+    config: MeasureConfig
+    policy: Policy
+    target: Target
+    reward: Reward
+    prompts: PromptStream
+
+    def evaluate(self, update: int) -> Evaluation:
+        """All `eval/…` metrics of the policy as it is now; `update` is named in errors."""
+        settings = self.config.evaluation
+        samples = self._draw(settings.samples, settings.seed, update)
+        prior = self._prior_samples
+        prior = replace(
+            prior,
+            log_policy=log_policy_of(self.policy, prior, self.config.rollout.batch_size),
+        )
+        metrics = evaluate(
+            samples,
+            self.target.log_score(samples),
+            beta=self.config.beta,
+            prior_samples=prior,
+            prior_log_target=self.target.log_score(prior),
+            ess_floor=settings.ess_floor,
+            confidence=settings.confidence,
+            seed=settings.seed,
+        )
+        return Evaluation(metrics, samples)
+
+    @cached_property
+    def _prior_samples(self) -> Samples:
+        """Samples of π0 that complete the proposal where the policy does not cover the target."""
+        settings = self.config.evaluation
+        with self.policy.with_adapter(self.policy.zero_adapter()):
+            return self._draw(settings.prior_samples, settings.seed + SEED_OFFSET, 0)
+
+    def _draw(self, count: int, seed: int, update: int) -> Samples:
+        generator = torch.Generator(self.policy.device).manual_seed(SEED_OFFSET + seed)
+        samples = sample(
+            self.policy,
+            self.prompts.first(count),
+            max_new_tokens=self.config.rollout.max_new_tokens,
+            generator=generator,
+            batch_size=self.config.rollout.batch_size,
+            distributions=True,
+        )
+        reward = score(self.reward, samples.texts, samples.prompts, update=update)
+        return samples.with_reward(reward.to(samples.lengths.device))

@@ -1,0 +1,197 @@
+"""A run: its parts assembled from the configuration, trained, measured and written to a folder."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from klvi.config.schema import MeasureConfig, PPOSection, TrainConfig
+from klvi.errors import UserError
+from klvi.metrics.measurement import Metric
+from klvi.models.policy import Policy
+from klvi.models.prior import load_prior
+from klvi.objectives import build_objective
+from klvi.prompts import load_prompts
+from klvi.rewards import build_reward
+from klvi.targets import build_target
+from klvi.tracking import Tracker, flatten
+from klvi.training.checkpoint import Checkpoints
+from klvi.training.evaluation import Evaluator
+from klvi.training.loop import Loop, Record
+from klvi.training.optimisation import Optimisation
+from klvi.training.prompt_stream import PromptStream
+
+CONFIG_FILE = "config.yaml"
+ADAPTER_FOLDER = "adapter"
+CHECKPOINT_FOLDER = "checkpoints"
+PACKAGES = ("klvi", "torch", "transformers", "trl", "peft", "accelerate", "hydra-core")
+
+
+def assemble_evaluator(config: MeasureConfig, *, adapted: bool) -> Evaluator:
+    """Prior, policy, reward, target and prompts; without `adapted` the policy is the prior.
+
+    Raises UserError for everything in the configuration that only loading can find out.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    device = choose_device(config.device)
+    reward = build_reward(config.reward, device)
+    prompts = PromptStream(
+        load_prompts(config.prompts), config.seed, config.rollout.samples_per_prompt
+    )
+    prior = load_prior(config.model, device)
+    longest = prior.encode(prompts.prompts)[0].shape[1]
+    prior.check_length(longest, config.rollout.max_new_tokens)
+    return Evaluator(
+        config=config,
+        policy=Policy(prior, config.lora if adapted else None, config.seed),
+        target=build_target(config.target, config.beta),
+        reward=reward,
+        prompts=prompts,
+    )
+
+
+def assemble_loop(config: TrainConfig, evaluator: Evaluator) -> Loop:
+    """The training loop on the evaluator's policy, with the objective and the optimizer."""
+    objective = build_objective(config.objective, config.beta)
+    if objective.needs_values:
+        evaluator.policy.add_value_head()
+    return Loop(
+        config=config,
+        policy=evaluator.policy,
+        objective=objective,
+        target=evaluator.target,
+        reward=evaluator.reward,
+        prompts=evaluator.prompts,
+        optimisation=Optimisation(evaluator.policy.parameters(), config.optim, config.updates),
+    )
+
+
+def choose_device(wanted: str) -> str:
+    """The device to run on; raises UserError where CUDA is wanted but absent."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda: torch sees no CUDA device; use device=cpu or device=auto")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+
+
+@dataclass
+class Run:
+    """One training run in its folder.
+
+    Attributes:
+        new_tracker: makes the tracker, given the update from which the run goes on (None: afresh).
+    """
+
+    config: TrainConfig
+    directory: Path
+    new_tracker: Callable[[int | None], Tracker]
+    metrics: dict[str, Metric] = field(default_factory=dict)
+
+    def train(self) -> None:
+        """Train from the newest checkpoint, or from the start, to the end.
+
+        Raises UserError where the configuration asks for what is not there, or the reward fails;
+        the run can then be resumed from what it had reached.
+        """
+        self.evaluator = assemble_evaluator(self.config, adapted=True)
+        self.loop = assemble_loop(self.config, self.evaluator)
+        self.checkpoints = Checkpoints(
+            self.directory / CHECKPOINT_FOLDER, self.config.checkpoint.keep
+        )
+        restored = self.checkpoints.restore_latest(self.loop)
+        write_config(self.config, self.directory)
+        self.tracker = self.new_tracker(restored or None)
+        self.tracker.start(self.config.model_dump(mode="json"), self.directory)
+        try:
+            self._train()
+        except KeyboardInterrupt:
+            self._finish("interrupted")
+            raise
+        except BaseException:
+            self._finish("failed")
+            raise
+        self._finish("finished")
+
+    def _train(self) -> None:
+        if self.loop.update == 0:
+            record: Record = {"update": 0, "episode": 0, "seconds": 0.0}
+            self._log(record)
+        elif self.loop.update == self.config.updates:
+            self._evaluate(self.loop.update)
+        self.loop.on_update.append(self._log)
+        try:
+            self._run_loop()
+        except UserError:
+            # A reward that fails does so before the policy moves: what was reached is whole.
+            if not self.loop.learning:
+                self.checkpoints.save(self.loop)
+            raise
+        self._save_adapter()
+
+    def _run_loop(self) -> None:
+        if not isinstance(self.config.objective, PPOSection):
+            self.loop.run()
+            return
+        from klvi.training.ppo import SharedTrunkPPOTrainer  # TRL takes seconds to import
+
+        SharedTrunkPPOTrainer(self.loop, self.directory).train()
+
+    def _log(self, record: Record) -> None:
+        update = record["update"]
+        due = update % self.config.evaluation.every == 0 or update == self.config.updates
+        if due:
+            started = time.perf_counter()
+            samples = self._evaluate(update)
+            elapsed = time.perf_counter() - started
+            self.loop.seconds += elapsed
+            record |= {"time/evaluation": elapsed, "seconds": self.loop.seconds}
+            record |= flatten(self.metrics)
+        self.tracker.log_update(record)
+        if due:
+            self.tracker.log_evaluation(update, self.metrics, samples)
+        if update and (update % self.config.checkpoint.every == 0 or update == self.config.updates):
+            self.checkpoints.save(self.loop)
+
+    def _evaluate(self, update: int) -> Any:
+        evaluation = self.evaluator.evaluate(update)
+        self.metrics = evaluation.metrics
+        return evaluation.samples
+
+    def _save_adapter(self) -> None:
+        building = self.directory / f".{ADAPTER_FOLDER}"
+        shutil.rmtree(building, ignore_errors=True)
+        self.loop.policy.save_adapter(building)
+        final = self.directory / ADAPTER_FOLDER
+        shutil.rmtree(final, ignore_errors=True)
+        building.rename(final)
+
+    def _finish(self, status: str) -> None:
+        self.tracker.finish(
+            {
+                "status": status,
+                "update": self.loop.update,
+                "metrics": {name: metric.to_json() for name, metric in self.metrics.items()},
+                "seconds": self.loop.seconds,
+                "versions": versions(),
+            }
+        )
+
+
+def write_config(config: TrainConfig, directory: Path) -> None:
+    """Write `config.yaml`: enough to run it again."""
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    (directory / CONFIG_FILE).write_text(text, encoding="utf-8")
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages on which the numbers depend."""
+    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
