@@ -1,1 +1,34 @@
-"""Where a run's numbers go: the console, JSON lines, Weights & Biases."""
+"""Tracking: a run's console, its files, and wandb."""
+
+from __future__ import annotations
+
+from klvi.config.schema import TrainConfig, WandbTracking
+from klvi.tracking.base import FINISHED, Tracker, Trackers, flatten
+from klvi.tracking.console import ConsoleTracker
+from klvi.tracking.jsonl import JsonLines
+from klvi.tracking.output import Output
+from klvi.tracking.tables import measurement_table, sample_table
+from klvi.tracking.wandb import WandbTracker
+
+__all__ = [
+    "FINISHED",
+    "ConsoleTracker",
+    "JsonLines",
+    "Output",
+    "Tracker",
+    "Trackers",
+    "WandbTracker",
+    "build_tracker",
+    "flatten",
+    "measurement_table",
+    "sample_table",
+]
+
+
+def build_tracker(config: TrainConfig, output: Output, resumed: int | None = None) -> Tracker:
+    """All trackers of a run; `resumed` is the update of the checkpoint it goes on from, if any."""
+    # The files come first, so that they are whole whatever happens to the others.
+    trackers: list[Tracker] = [JsonLines(resumed), ConsoleTracker(config, output, resumed)]
+    if isinstance(config.tracking, WandbTracking):
+        trackers.append(WandbTracker(config, config.tracking, output))
+    return Trackers(trackers)

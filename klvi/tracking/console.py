@@ -1,0 +1,147 @@
+"""What a person sees of a run: a progress bar, a line per evaluation, and tables at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.text import Text
+
+from klvi.config.schema import TrainConfig
+from klvi.metrics.measurement import Measurement, Metric
+from klvi.samples import Samples
+from klvi.tracking.base import FINISHED, Record
+from klvi.tracking.output import Output
+from klvi.tracking.progress import UpdateProgress, duration, rate
+from klvi.tracking.tables import PREFIX, measurement_table, number, sample_table
+
+SHOWN_SAMPLES, LONGEST_TEXT = 3, 400
+LINES, LONGEST_SILENCE = 10, 60.0
+# Heading, and the metric below it in an update's record and in an evaluation.
+COLUMNS = (
+    ("reward", "objective/scores", "reward"),
+    ("KL(π‖π0)", "objective/kl", "kl_prior"),
+    ("KL(π‖p)", None, "kl_target_reverse"),
+    ("KL(p‖π)", None, "kl_target_forward"),
+    ("entropy", "objective/entropy", "entropy"),
+    ("repetition", None, "repetition_2"),
+)
+WIDTH = 11
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The latest measurements, to be shown when the run ends."""
+
+    update: int
+    measurements: Mapping[str, Metric]
+    samples: Samples
+
+
+class ConsoleTracker:
+    """Shows a run on the console and in `run.log`."""
+
+    def __init__(self, config: TrainConfig, output: Output, resumed: int | None = None) -> None:
+        self._config = config
+        self._output = output
+        self._update = resumed or 0
+        self._started = self._last_line = time.monotonic()
+        self._progress: UpdateProgress | None = None
+        self._evaluation: Evaluation | None = None
+        self._directory = Path()
+
+    def start(self, config: Mapping[str, Any], directory: Path) -> None:
+        """Print what runs and where; show the progress bar where one can move."""
+        self._directory = directory
+        self._output.copy_to(directory / "run.log")
+        self._output.print(_headline(self._config))
+        self._output.print(Text(f"{directory}", style="dim"))
+        headings = "".join(f"{heading:>{WIDTH}}" for heading, *_ in COLUMNS)
+        self._output.print(Text(f"\n{'update':>7}{headings}{'time':>7}", style="bold"))
+        self._started = self._last_line = time.monotonic()
+        if self._output.live:
+            name, updates = self._config.objective.name, self._config.updates
+            self._progress = UpdateProgress(self._output.terminal, name, updates, self._update)
+            self._progress.start()
+
+    def log_update(self, record: Record) -> None:
+        """Move the bar; without one, and in the log, print a line now and then."""
+        self._update = record["update"]
+        if self._progress is not None:
+            self._progress.show(record)
+        if f"{PREFIX}reward" in record or not self._line_is_due():
+            return
+        self._last_line = time.monotonic()
+        line = Text(self._line([record.get(name) if name else None for _, name, _ in COLUMNS]))
+        line.append(f"  {rate(record)}")
+        self._output.log(line) if self._output.live else self._output.print(line)
+
+    def log_evaluation(
+        self, update: int, measurements: Mapping[str, Metric], samples: Samples
+    ) -> None:
+        """Print a line of the measurements, and keep all for the end."""
+        self._update = update
+        self._evaluation = Evaluation(update, measurements, samples)
+        found = [measurements.get(PREFIX + name) for _, _, name in COLUMNS]
+        values = [metric.value if isinstance(metric, Measurement) else None for metric in found]
+        line = Text(self._line(values), style="bold").append("  evaluated", style="green")
+        self._output.print(line)
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Print the table of the last evaluation, three of its samples, and how the run ended."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+        if self._evaluation is not None:
+            self._show(self._evaluation, summary.get("exact"))
+        status = str(summary["status"])
+        style = "bold green" if status == FINISHED else "bold red"
+        elapsed = duration(time.monotonic() - self._started)
+        ending = Text.assemble((status, style), f" after {self._update} updates in {elapsed}")
+        self._output.print(ending)
+        self._output.print(Text(f"{self._directory}", style="dim"))
+
+    def _show(self, evaluation: Evaluation, exact: Mapping[str, float | None] | None) -> None:
+        size, count = len(evaluation.samples), min(SHOWN_SAMPLES, len(evaluation.samples))
+        title = f"{_title(self._config)}: update {evaluation.update}, {size} samples"
+        confidence = self._config.evaluation.confidence
+        table = measurement_table(evaluation.measurements, exact, title, confidence)
+        shown = evaluation.samples.select(torch.arange(count))
+        texts = sample_table(shown, f"{count} samples", LONGEST_TEXT)
+        self._output.print("")
+        self._output.print(table)
+        self._output.print(texts)
+
+    def _line(self, values: list[float | None]) -> str:
+        cells = "".join(f"{'' if value is None else number(value):>{WIDTH}}" for value in values)
+        return f"{self._update:>7}{cells}{duration(time.monotonic() - self._started):>7}"
+
+    def _line_is_due(self) -> bool:
+        every = max(1, self._config.updates // LINES)
+        silence = time.monotonic() - self._last_line
+        return self._update % every == 0 or silence > LONGEST_SILENCE
+
+
+def _title(config: TrainConfig) -> str:
+    return f"objective={config.objective.name} model={config.model.name} beta={config.beta:g}"
+
+
+def _headline(config: TrainConfig) -> Text:
+    """What runs, in the words of the command line."""
+    parts = {
+        "objective": config.objective.name,
+        "target": config.target.name,
+        "reward": config.reward.name,
+        "model": config.model.name,
+        "beta": f"{config.beta:g}",
+        "seed": str(config.seed),
+        "updates": str(config.updates),
+    }
+    line = Text("klvi train", style="bold")
+    for name, value in parts.items():
+        line.append(f" {name}=", style="not bold dim").append(value, style="not bold cyan")
+    return line

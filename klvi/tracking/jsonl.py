@@ -1,0 +1,94 @@
+"""The run's folder: `metrics.jsonl`, `samples.jsonl` and `summary.json`."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from klvi.metrics.measurement import Metric
+from klvi.samples import Samples
+from klvi.tracking.base import Record, sample_rows
+
+
+class JsonLines:
+    """Writes a JSON object per update, per evaluation sample, and a summary at the end.
+
+    `resumed` is the update of the checkpoint from which the run goes on: what an interrupted run
+    wrote after it is dropped, as those updates are done again. None starts afresh.
+    """
+
+    def __init__(self, resumed: int | None = None) -> None:
+        self._resumed = resumed
+        self._directory = Path()
+
+    def start(self, config: Mapping[str, Any], directory: Path) -> None:
+        """Make the files ready; a summary, which would tell of a finished run, goes."""
+        self._directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "summary.json").unlink(missing_ok=True)
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            keep_records(directory / name, -1 if self._resumed is None else self._resumed)
+
+    def log_update(self, record: Record) -> None:
+        """Append to `metrics.jsonl`."""
+        self._append("metrics.jsonl", to_json(record))
+
+    def log_evaluation(
+        self, update: int, measurements: Mapping[str, Metric], samples: Samples
+    ) -> None:
+        """Append the samples to `samples.jsonl`; the measurements come with the update's record."""
+        rows = [to_json({"update": update, **row}) for row in sample_rows(samples)]
+        self._append("samples.jsonl", *rows)
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Write `summary.json`."""
+        write_atomically(self._directory / "summary.json", to_json(summary, indent=2) + "\n")
+
+    def _append(self, name: str, *lines: str) -> None:
+        # Closed, and so flushed, each time: a killed run leaves whole lines.
+        with (self._directory / name).open("a", encoding="utf-8") as file:
+            file.write("".join(f"{line}\n" for line in lines))
+
+
+def keep_records(path: Path, last: int) -> None:
+    """Drop a JSON lines file's broken lines and records after update `last`, atomically."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:  # a run killed while it wrote
+            continue
+        if isinstance(record, dict) and record.get("update", math.inf) <= last:
+            kept.append(f"{line}\n")
+    write_atomically(path, "".join(kept))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file that is found either whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def to_json(value: object, indent: int | None = None) -> str:
+    """`value` as JSON; a number that is not finite becomes null, since JSON knows none."""
+    return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, indent=indent)
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return value

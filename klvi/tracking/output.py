@@ -1,0 +1,53 @@
+"""The console, copied to the run's log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console, RenderableType
+from rich.text import Text
+
+LOG_WIDTH = 100
+
+
+class Output:
+    """Prints to the terminal and, once there is one, to the log file."""
+
+    def __init__(self, terminal: Console | None = None) -> None:
+        self.terminal = terminal or Console(highlight=False, markup=False, emoji=False)
+        self._log: Path | None = None
+
+    @property
+    def live(self) -> bool:
+        """Whether a progress bar can move."""
+        return self.terminal.is_interactive
+
+    def copy_to(self, log: Path) -> None:
+        """From now on, append to `log` what is printed."""
+        self._log = log
+
+    def print(self, *renderables: RenderableType) -> None:
+        """Print to the terminal and to the log."""
+        self.terminal.print(*renderables, soft_wrap=_plain(renderables))
+        self.log(*renderables)
+
+    def log(self, *renderables: RenderableType) -> None:
+        """Print to the log alone, without colours or control characters."""
+        if self._log is None:
+            return
+        with self._log.open("a", encoding="utf-8") as file:
+            console = Console(
+                file=file,
+                width=LOG_WIDTH,
+                color_system=None,
+                force_terminal=False,
+                highlight=False,
+                markup=False,
+                emoji=False,
+            )
+            console.print(*renderables, soft_wrap=_plain(renderables))
+
+
+def _plain(renderables: tuple[RenderableType, ...]) -> bool:
+    """Lines of text are left for the terminal to wrap, so that paths can be copied."""
+    return all(isinstance(renderable, str | Text) for renderable in renderables)

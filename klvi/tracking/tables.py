@@ -1,0 +1,158 @@
+"""Measurements and samples as tables for people."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from klvi.metrics.measurement import Metric, Unavailable
+from klvi.samples import Samples
+from klvi.tracking.base import sample_rows
+
+# Group, then metric (without `eval/`) and what it means, with its unit.
+GROUPS: dict[str, dict[str, str]] = {
+    "Reward": {"reward": "mean"},
+    "Against the prior": {
+        "kl_prior": "KL(π‖π0), nats",
+        "perplexity_prior": "under π0",
+    },
+    "Against the target": {
+        "kl_target_reverse": "KL(π‖p), nats",
+        "kl_target_forward": "KL(p‖π), nats",
+        "tv_target": "TV(π, p)",
+        "log_z": "nats",
+        "log_z_lower": "lower bound, nats",
+        "log_z_upper": "upper bound, nats",
+        "elbo": "nats",
+        "ess": "effective samples",
+    },
+    "Diversity": {
+        "entropy": "nats per sequence",
+        "entropy_token": "nats per token",
+        "distinct_1": "unique tokens",
+        "distinct_2": "unique 2-grams",
+        "distinct_3": "unique 3-grams",
+        "distinct_4": "unique 4-grams",
+        "self_bleu_5": "likeness of samples",
+        "duplicates": "among samples",
+    },
+    "Repetition": {
+        "repetition_2": "within a sample",
+        "repetition_3": "within a sample",
+        "repetition_4": "within a sample",
+        "longest_run": "same token, in a row",
+    },
+    "Length": {"length": "tokens", "eos": "share that ends"},
+}
+PREFIX = "eval/"
+MILLE = 1000
+
+
+def measurement_table(
+    measurements: Mapping[str, Metric],
+    exact: Mapping[str, float | None] | None = None,
+    title: str | None = None,
+    confidence: float = 0.95,
+) -> Table:
+    """A row for each metric, in groups, with its interval and, where given, its exact value.
+
+    Below the table stands why a metric is unavailable.
+    """
+    table = _table(title)
+    table.caption = _reasons(measurements)
+    table.add_column("metric", no_wrap=True)
+    table.add_column("", style="dim", no_wrap=True)
+    table.add_column("value", justify="right", no_wrap=True)
+    if exact:
+        table.add_column("exact", justify="right", style="cyan", no_wrap=True)
+    table.add_column(f"{100 * confidence:g}% interval", overflow="fold")
+    for group, rows in _grouped(measurements):
+        table.add_row(Text(group, style="bold blue"))
+        for name, meaning, metric in rows:
+            value, interval = _cells(metric)
+            known = [Text(number((exact or {}).get(PREFIX + name)))] if exact else []
+            table.add_row(Text(f"  {name}"), Text(meaning), value, *known, interval)
+    return table
+
+
+def sample_table(samples: Samples, title: str | None = None, longest: int | None = None) -> Table:
+    """A row for each scored sample: reward, log-probabilities (nats per sequence), text.
+
+    Texts are cut to `longest` characters; prompts stand dimmed before their completions.
+    """
+    table = _table(title)
+    for heading in ("reward", "log π", "log π0"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("text", overflow="fold")
+    for row in sample_rows(samples):
+        reward = row["reward"] if isinstance(row["reward"], list) else [row["reward"]]
+        numbers = [" ".join(map(number, reward)), number(row["log_policy"])]
+        table.add_row(
+            *(Text(shown) for shown in (*numbers, number(row["log_prior"]))),
+            Text.assemble((printable(row["prompt"]), "dim"), _cut(printable(row["text"]), longest)),
+        )
+    return table
+
+
+def number(value: float | None) -> str:
+    """A number at a glance: three decimals, or what a very large or small one needs."""
+    if value is None or math.isnan(value):
+        return "—"
+    if value != 0 and abs(value) < 1 / MILLE:
+        return f"{value:.1e}"
+    return f"{value:,.0f}" if abs(value) >= MILLE else f"{value:.3f}"
+
+
+def printable(text: str) -> str:
+    """The text on one line, its control characters spelled out: harmless to a terminal."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
+def _table(title: str | None) -> Table:
+    return Table(
+        title=None if title is None else Text(title, style="bold"),
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        caption_justify="left",
+    )
+
+
+def _reasons(measurements: Mapping[str, Metric]) -> Text | None:
+    metrics: dict[str, list[str]] = {}
+    for name, metric in measurements.items():
+        if isinstance(metric, Unavailable):
+            metrics.setdefault(metric.reason, []).append(name.removeprefix(PREFIX))
+    lines = [f"{', '.join(names)} unavailable: {reason}" for reason, names in metrics.items()]
+    return Text("\n".join(lines), style="not italic yellow") if lines else None
+
+
+def _grouped(
+    measurements: Mapping[str, Metric],
+) -> Iterator[tuple[str, list[tuple[str, str, Metric]]]]:
+    rest = {name.removeprefix(PREFIX): metric for name, metric in measurements.items()}
+    for group, meanings in GROUPS.items():
+        rows = [
+            (name, meaning, rest.pop(name)) for name, meaning in meanings.items() if name in rest
+        ]
+        if rows:
+            yield group, rows
+    if rest:
+        yield "Other", [(name, "", metric) for name, metric in rest.items()]
+
+
+def _cells(metric: Metric) -> tuple[Text, Text]:
+    if isinstance(metric, Unavailable):
+        return Text("—", style="yellow"), Text("unavailable", style="yellow")
+    interval = f"[{number(metric.low)}, {number(metric.high)}]"
+    return Text(number(metric.value), style="bold"), Text(interval)
+
+
+def _cut(text: str, longest: int | None) -> str:
+    return text if longest is None or len(text) <= longest else f"{text[: longest - 1]}…"

@@ -1,0 +1,105 @@
+"""Weights & Biases beside the console and the run's folder."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from klvi.config.schema import TrainConfig, WandbTracking
+from klvi.metrics.measurement import Metric
+from klvi.samples import Samples
+from klvi.tracking.base import FINISHED, Record, sample_rows
+from klvi.tracking.output import Output
+
+TABLE_ROWS = 64
+LONGEST_UPLOAD = 600.0
+
+
+class WandbTracker:
+    """Mirrors a run to wandb; whatever fails there is reported once and costs only the mirror."""
+
+    def __init__(self, config: TrainConfig, tracking: WandbTracking, output: Output) -> None:
+        self._config = config
+        self._tracking = tracking
+        self._output = output
+        self._run: Any = None
+
+    def start(self, config: Mapping[str, Any], directory: Path) -> None:
+        """Begin the wandb run, or go on with that of the folder."""
+        self._survive("start", lambda: self._init(config, directory))
+
+    def log_update(self, record: Record) -> None:
+        """Log the record's numbers."""
+        numbers = {name: v for name, v in record.items() if isinstance(v, int | float)}
+        self._log(lambda: numbers)
+
+    def log_evaluation(
+        self, update: int, measurements: Mapping[str, Metric], samples: Samples
+    ) -> None:
+        """Log a table of samples; the measurements come with the update's record."""
+        self._log(lambda: {"update": update, "samples": _table(samples)})
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """End the wandb run, as failed unless all went well."""
+        if self._run is None:
+            return
+        code = 0 if summary["status"] == FINISHED else 1
+        self._survive("finish", lambda: self._run.finish(exit_code=code))
+        self._run = None
+
+    def _log(self, values: Callable[[], dict[str, Any]]) -> None:
+        if self._run is not None:
+            self._survive("log", lambda: self._run.log(values()))
+
+    def _survive(self, stage: str, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception as error:  # training must not depend on a mirror
+            self._run = None
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            self._output.print(f"wandb failed at {stage} and is off for this run: {reason}")
+
+    def _init(self, config: Mapping[str, Any], directory: Path) -> None:
+        import wandb  # an optional and slow one
+
+        mode = self._tracking.mode or wandb.setup().settings.mode
+        if mode == "online" and not wandb.login(prompt=False, verify=False):
+            raise RuntimeError("no account: run `wandb login`, or set WANDB_MODE=offline")
+        directory.mkdir(parents=True, exist_ok=True)
+        run = wandb.init(
+            project=self._tracking.project,
+            entity=self._tracking.entity,
+            group=self._tracking.group or self._config.name,
+            job_type=self._tracking.job_type or self._config.objective.name,
+            tags=self._tracking.tags,
+            name=f"{self._config.objective.name}-{directory.name}",
+            id=_stable_id(directory),
+            resume="allow",
+            config=dict(config),
+            dir=directory,
+            mode=mode,
+            reinit="finish_previous",
+            settings=wandb.Settings(silent=True, console="off", finish_timeout=LONGEST_UPLOAD),
+        )
+        # Updates done again after a resume fall on their places, whatever wandb's own step says.
+        run.define_metric("update")
+        run.define_metric("*", step_metric="update")
+        self._run = run
+
+
+def _stable_id(directory: Path) -> str:
+    """The wandb run's id, kept in the run's folder so that a resume goes on with the same run."""
+    path = directory / "wandb" / "run-id"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(uuid.uuid4().hex[:12], encoding="utf-8")
+    return path.read_text(encoding="utf-8").strip()
+
+
+def _table(samples: Samples) -> Any:
+    import wandb
+
+    rows = sample_rows(samples)[:TABLE_ROWS]
+    return wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])
