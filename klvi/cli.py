@@ -1,0 +1,191 @@
+"""The `klvi` command: dispatch only. What a command does is in `klvi.commands`."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+import klvi
+from klvi.config.check import check
+from klvi.config.command_line import CommandLine, parse
+from klvi.config.compose import CONF_DIRECTORY, VERSION_BASE, to_config
+from klvi.config.context import Context
+from klvi.config.keys import suggestion
+from klvi.errors import UserError
+
+COMMANDS = {
+    "train": "align a prior with a reward",
+    "eval": "measure a run's policy anew, or a prior alone",
+    "sample": "print texts of a run's policy, or of a prior",
+    "resume": "go on from a run's last checkpoint",
+    "export": "write a run's policy, or a prior, as a Hugging Face folder",
+    "pretrain": "make a small prior from a text corpus",
+}
+EXAMPLES = (
+    "klvi train objective=kl beta=0.1",
+    "klvi train -m objective=rl,kl,gdc seed=0,1",
+    "klvi eval run=runs/kl/DIR evaluation.samples=2000",
+    "klvi sample run=runs/kl/DIR n=20",
+    "klvi train --help",
+    'eval "$(klvi -sc install=bash)"      # tab completion',
+)
+FAILED, USER_ERROR, INTERRUPTED = 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line `arguments` (default: `sys.argv`); returns the exit code."""
+    try:
+        return _dispatch(list(sys.argv[1:] if arguments is None else arguments))
+    except UserError as error:
+        _report(error)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("klvi: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _report(error: UserError) -> None:
+    for problem in error.problems:
+        print(f"klvi: error: {problem}", file=sys.stderr)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if "--version" in arguments:
+        print(f"klvi {klvi.__version__}")
+        return 0
+    line = parse(arguments)
+    if line.options.shell_completion:
+        return _complete(line)
+    if not line.words:
+        print(_help())
+        return 0
+    command, *words = line.words
+    if command not in COMMANDS:
+        raise UserError(_unknown_command(command))
+    return _run(command, CommandLine(tuple(words), line.options, line.flags))
+
+
+def _help() -> str:
+    commands = "\n".join(f"  {name:<12}{does}" for name, does in COMMANDS.items())
+    examples = "\n".join(f"  {example}" for example in EXAMPLES)
+    return (
+        "klvi: align language models as Bayesian inference.\n\n"
+        f"Usage\n  klvi COMMAND [group=choice ...] [key=value ...] [flags]\n\n"
+        f"Commands\n{commands}\n\nExamples\n{examples}\n\n"
+        "klvi COMMAND --help tells a command's groups, keys and flags."
+    )
+
+
+def _unknown_command(word: str) -> str:
+    if "=" in word:
+        return f"{word}: a command comes first, as in klvi train {word}"
+    near = suggestion(word, COMMANDS) or f"; the commands are {', '.join(COMMANDS)}"
+    return f"{word}: unknown command{near}"
+
+
+def _complete(line: CommandLine) -> int:
+    """Tab completion by Hydra, which knows no commands: the command is taken out of its line."""
+    typed = os.environ.get("COMP_LINE", "").split(" ")
+    program, *words = typed
+    if len(words) == 1:
+        print(" ".join(name for name in COMMANDS if name.startswith(words[0])))
+        return 0
+    command = words[0] if words and words[0] in COMMANDS else "train"
+    os.environ["COMP_LINE"] = " ".join([program, *words[1:]])
+    _hydra(command, command, [*line.flags, *line.words])
+    return 0
+
+
+def _run(command: str, line: CommandLine) -> int:
+    if line.options.help:
+        # An override could be wrong, and the help must come all the same.
+        _hydra(command, line.options.config_name or command, line.flags)
+        return 0
+    checked = check(command, line)
+    arguments = [*line.flags, *line.words]
+    if checked.sweep_directory is None:
+        return _hydra(command, checked.config_name, arguments)
+    # Hydra would resolve the folder's name anew for every job, and `name` may vary among them.
+    quoted = str(checked.sweep_directory).replace("\\", "\\\\").replace("'", "\\'")
+    arguments.append(f"hydra.sweep.dir='{quoted}'")
+    code = INTERRUPTED
+    try:
+        code = _hydra(command, checked.config_name, arguments)
+    finally:
+        from klvi.tracking.sweep import print_sweep
+
+        failed = print_sweep(checked.sweep_directory)
+    return max(code, FAILED if failed else 0)
+
+
+def _hydra(command: str, config_name: str, arguments: Sequence[str]) -> int:
+    """Hand over to Hydra; returns the highest exit code of the jobs that ran in this process."""
+    sys.argv = [sys.argv[0], *arguments]
+    job = Job(command)
+    application: Callable[[], Any] = hydra.main(
+        version_base=VERSION_BASE, config_path=str(CONF_DIRECTORY), config_name=config_name
+    )(job)
+    application()
+    return max(job.codes, default=0)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command as Hydra's task function; a cluster launcher pickles it into other processes."""
+
+    command: str
+    codes: list[int] = field(default_factory=list)
+
+    def __call__(self, cfg: DictConfig) -> int:
+        """Run the command; a failure is told, marked and returned as exit code, not raised."""
+        context = _context(self.command)
+        try:
+            config = to_config(self.command, cfg)
+            module = importlib.import_module(f"klvi.commands.{self.command}")
+            code = int(module.run(config, context))
+        except UserError as error:
+            _report(error)
+            code = _mark_failed(context, str(error), USER_ERROR)
+        except Exception as error:  # one job of a sweep must not take the others down
+            traceback.print_exc()
+            code = _mark_failed(context, f"{type(error).__name__}: {error}", FAILED)
+        self.codes.append(code)
+        gc.collect()
+        return code
+
+
+def _context(command: str) -> Context:
+    settings = HydraConfig.get()
+    multirun = settings.mode == RunMode.MULTIRUN
+    return Context(
+        directory=Path(settings.runtime.output_dir) if multirun or command == "train" else None,
+        job_number=settings.job.num if multirun else None,
+        sweep_directory=Path(settings.sweep.dir).absolute() if multirun else None,
+        overrides=tuple(settings.overrides.task),
+    )
+
+
+def _mark_failed(context: Context, reason: str, code: int) -> int:
+    """Leave a failed job's folder as one: with a summary that says so, or not at all if empty."""
+    folder = context.directory
+    if folder is None:
+        return code
+    if context.job_number is None and not any(folder.iterdir()):
+        folder.rmdir()
+    elif not (folder / "summary.json").exists():
+        summary = {"status": "failed", "reason": reason, "metrics": {}}
+        (folder / "summary.json").write_text(json.dumps(summary, indent=2), encoding="utf-8")
+    return code

@@ -1,0 +1,134 @@
+"""Every problem of a command line and its configuration at once, before anything runs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hydra.core.override_parser.types import Override
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from klvi.config.combination import COMPOSITION_ERRORS, Combination
+from klvi.config.command_line import CommandLine
+from klvi.config.compose import Composer, composer, one_line
+from klvi.config.overrides import combinations, parse_overrides
+from klvi.config.run_folder import store_primary
+from klvi.errors import UserError
+
+OF_A_RUN = ("eval", "sample", "export")
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A command line without a problem.
+
+    Attributes:
+        config_name: the primary config for Hydra.
+        sweep_directory: where a multirun goes; None for a single run.
+    """
+
+    config_name: str
+    sweep_directory: Path | None
+
+
+def check(command: str, line: CommandLine) -> Checked:
+    """Check a command line for `command`; composes, but writes and runs nothing.
+
+    Raises UserError with a line for each problem.
+    """
+    _raise(_flag_problems(line.options))
+    with composer(line.options.config_name or command, line.options.config_dir) as hydra:
+        overrides, problems = parse_overrides(line.words, hydra)
+        try:
+            hydra = _of_a_run(command, line, hydra, overrides)
+            settings = _settings(hydra, overrides)
+        except UserError as error:
+            raise UserError(*problems, *error.problems) from error
+        multirun = line.options.multirun or settings.hydra.mode == RunMode.MULTIRUN
+        jobs = _sweep(hydra, settings, overrides) if multirun else [overrides]
+        for job in jobs:
+            problems += Combination(command, hydra, settings, job).problems()
+        _raise(problems)
+        sweep_directory = Path(str(settings.hydra.sweep.dir)).absolute() if multirun else None
+        _raise(_occupied(command, hydra, overrides, sweep_directory))
+    return Checked(hydra.config_name, sweep_directory)
+
+
+def _raise(problems: Iterable[str]) -> None:
+    problems = tuple(dict.fromkeys(problems))
+    if problems:
+        raise UserError(*problems)
+
+
+def _flag_problems(options: argparse.Namespace) -> list[str]:
+    exclusive = ("run", "multirun", "cfg", "info", "shell_completion")
+    given = [f"--{name.replace('_', '-')}" for name in exclusive if getattr(options, name)]
+    problems = []
+    if len(given) > 1:
+        problems.append(f"{' and '.join(given)} exclude each other")
+    if options.resolve and not options.cfg:
+        problems.append("--resolve: only with --cfg")
+    if options.config_dir and not Path(options.config_dir).is_dir():
+        problems.append(f"--config-dir={options.config_dir}: no such folder")
+    for name in ("config_path", "experimental_rerun"):
+        if getattr(options, name):
+            flag = f"--{name.replace('_', '-')}"
+            problems.append(f"{flag}: klvi has no use for it; --config-dir adds your own configs")
+    return problems
+
+
+def _of_a_run(
+    command: str, line: CommandLine, hydra: Composer, overrides: list[Override]
+) -> Composer:
+    """With `run=DIR`, the run's configuration as primary config."""
+    given = [o for o in overrides if o.key_or_group == "run" and command in OF_A_RUN]
+    if not given or given[-1].value() is None:
+        return hydra
+    if given[-1].is_sweep_override():
+        raise UserError("run: takes one folder; a sweep goes over other keys")
+    if line.options.config_name:
+        raise UserError("--config-name and run= exclude each other")
+    groups = {o.key_or_group for o in overrides if o.key_or_group in hydra.groups}
+    if "model" in groups:
+        raise UserError("model= and run= exclude each other: a run's policy has the run's model")
+    return replace(hydra, config_name=store_primary(command, str(given[-1].value()), groups))
+
+
+def _settings(hydra: Composer, overrides: list[Override]) -> DictConfig:
+    """The configuration without what varies in a sweep, or without overrides if one is wrong."""
+    fixed = [o.input_line or "" for o in overrides if not o.is_sweep_override()]
+    try:
+        return hydra.compose(fixed, RunMode.MULTIRUN)
+    except COMPOSITION_ERRORS:
+        pass
+    try:
+        return hydra.compose([], RunMode.MULTIRUN)
+    except COMPOSITION_ERRORS as error:
+        raise UserError(one_line(error)) from error
+
+
+def _sweep(
+    hydra: Composer, settings: DictConfig, overrides: list[Override]
+) -> Iterable[list[Override]]:
+    parameters = settings.hydra.sweeper.get("params") or {}
+    swept, _ = parse_overrides([f"{k}={v}" for k, v in parameters.items()], hydra)
+    for job in combinations([*swept, *overrides]):
+        yield parse_overrides(job, hydra)[0]
+
+
+def _occupied(
+    command: str, hydra: Composer, overrides: list[Override], sweep_directory: Path | None
+) -> list[str]:
+    """A folder chosen by the user that holds a run already: its files would be mixed."""
+    if command != "train":
+        return []
+    if sweep_directory is not None:
+        held = any(sweep_directory.glob("*/metrics.jsonl"))
+        return [f"hydra.sweep.dir={sweep_directory}: holds runs already"] if held else []
+    directory = hydra.compose([o.input_line or "" for o in overrides]).hydra.run.dir
+    if not (Path(directory) / "config.yaml").exists():
+        return []
+    return [f"hydra.run.dir={directory}: holds a run already; klvi resume run={directory} goes on"]

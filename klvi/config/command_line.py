@@ -1,0 +1,52 @@
+"""The command line: flags in any place, told apart from the command and its overrides."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hydra._internal.utils import get_args_parser
+
+from klvi.config.keys import suggestion
+from klvi.errors import UserError
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """What the user typed.
+
+    Attributes:
+        words: the command and its overrides, in order.
+        options: Hydra's flags by name (`multirun`, `cfg`, `config_dir`, …).
+        flags: the flags once more, as Hydra takes them.
+    """
+
+    words: tuple[str, ...]
+    options: argparse.Namespace
+    flags: tuple[str, ...]
+
+
+def parse(arguments: Sequence[str]) -> CommandLine:
+    """Part flags from words.
+
+    Raises UserError with a line for each flag that does not exist or lacks its value.
+    """
+    parser = get_args_parser()
+    parser.exit_on_error = False
+    try:
+        options, unknown = parser.parse_known_intermixed_args(list(arguments))
+    except argparse.ArgumentError as error:
+        raise UserError(str(error).removeprefix("argument ")) from error
+    actions = [action for action in parser._actions if action.option_strings]
+    spellings = [spelling for action in actions for spelling in action.option_strings]
+    if unknown:
+        raise UserError(*(f"{flag}: unknown flag{suggestion(flag, spellings)}" for flag in unknown))
+    flags: list[str] = []
+    for action in actions:
+        value = getattr(options, action.dest, None)
+        if value is True:
+            flags.append(action.option_strings[0])
+        elif isinstance(value, str):
+            flags += [action.option_strings[0], value]
+    return CommandLine(tuple(options.overrides), options, tuple(flags))

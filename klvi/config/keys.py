@@ -1,0 +1,149 @@
+"""The keys that a configuration may have, and what their values may be, read from the schema."""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import annotated_types
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+Raw = Mapping[str, Any]
+
+
+def keys(schema: type[BaseModel], raw: Raw) -> dict[str, FieldInfo | None]:
+    """Every dotted key under `schema`, sections included, given the choices that `raw` made.
+
+    The value is the key's field; None where the user names the key, as in `reward.terms.mine`.
+    """
+    return dict(_walk(schema, raw, ""))
+
+
+def _walk(
+    schema: type[BaseModel], raw: object, prefix: str
+) -> Iterator[tuple[str, FieldInfo | None]]:
+    values = raw if isinstance(raw, Mapping) else {}
+    for name, field in schema.model_fields.items():
+        key = f"{prefix}{name}"
+        yield key, field
+        yield from _below(field.annotation, values.get(name), key)
+
+
+def _below(annotation: Any, raw: object, key: str) -> Iterator[tuple[str, FieldInfo | None]]:
+    named = named_sections(annotation)
+    if named is not None and isinstance(raw, Mapping):
+        for name, value in raw.items():
+            yield f"{key}.{name}", None
+            yield from _below(named, value, f"{key}.{name}")
+    section = section_of(annotation, raw)
+    if section is not None:
+        yield from _walk(section, raw, f"{key}.")
+
+
+def named_sections(annotation: Any) -> Any | None:
+    """The type of the sections that the user names, for a `dict[str, …]`; else None."""
+    annotation = _bare(annotation)
+    return get_args(annotation)[1] if get_origin(annotation) is dict else None
+
+
+def section_of(annotation: Any, raw: object) -> type[BaseModel] | None:
+    """The section that `raw` is, told by its `name` where there are several; None for a value."""
+    sections = sections_of(annotation)
+    if len(sections) == 1:
+        return sections[0]
+    name = raw.get("name") if isinstance(raw, Mapping) else None
+    named = [section for section in sections if name in names_of(section)]
+    free = [section for section in sections if not names_of(section)]
+    return next(iter(named + free), None)
+
+
+def sections_of(annotation: Any) -> list[type[BaseModel]]:
+    """The sections among which a group chooses; empty where the annotation is a value's."""
+    annotation = _bare(annotation)
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if _is_union(annotation):
+        return [section for part in get_args(annotation) for section in sections_of(part)]
+    return []
+
+
+def names_of(section: type[BaseModel]) -> tuple[str, ...]:
+    """The values that a section's `name` may have; empty where any text will do."""
+    field = section.model_fields.get("name")
+    return get_args(field.annotation) if field and get_origin(field.annotation) is Literal else ()
+
+
+def described(field: FieldInfo) -> str:
+    """What a value may be, in words: "a whole number, at least 1"."""
+    return " or ".join(_described(field.annotation, field.metadata))
+
+
+def _described(annotation: Any, metadata: Iterable[object]) -> list[str]:
+    metadata = list(metadata)
+    if get_origin(annotation) is Annotated:
+        inner, *more = get_args(annotation)
+        more = [m for item in more for m in (item.metadata if _is_field(item) else [item])]
+        return _described(inner, metadata + more)
+    if _is_union(annotation):
+        return [words for part in get_args(annotation) for words in _described(part, metadata)]
+    if get_origin(annotation) is Literal:
+        return ["one of " + ", ".join(map(str, get_args(annotation)))]
+    if get_origin(annotation) is list:
+        return ["a list such as [a,b]"]
+    return [_NAMES.get(annotation, "a section") + _range(metadata)]
+
+
+_NAMES: dict[object, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    type(None): "null",
+}
+
+
+def _range(metadata: Iterable[object]) -> str:
+    words = []
+    for item in metadata:
+        match item:
+            case annotated_types.Ge(bound):
+                words.append(f"at least {bound}")
+            case annotated_types.Gt(bound):
+                words.append(f"greater than {bound}")
+            case annotated_types.Le(bound):
+                words.append(f"at most {bound}")
+            case annotated_types.Lt(bound):
+                words.append(f"less than {bound}")
+            case annotated_types.MinLen(_):
+                words.append("not empty")
+    return ", " + " and ".join(words) if words else ""
+
+
+def _bare(annotation: Any) -> Any:
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+
+
+def _is_union(annotation: Any) -> bool:
+    return get_origin(annotation) in (Union, types.UnionType)
+
+
+def _is_field(item: object) -> bool:
+    return isinstance(item, FieldInfo)
+
+
+def suggestion(wrong: str, known: Iterable[str]) -> str:
+    """ "; did you mean NEAR?" for the nearest spelling of `known`, or "" without one.
+
+    A key is also found by its last part: `lr` is near `optim.lr`.
+    """
+    candidates = list(dict.fromkeys(known))
+    last = wrong.rpartition(".")[2]
+    by_end = {key.rpartition(".")[2]: key for key in reversed(candidates)}
+    near = difflib.get_close_matches(wrong, candidates, n=1, cutoff=0.75)
+    same_end = [by_end[last]] if last in by_end else []
+    near_end = [by_end[end] for end in difflib.get_close_matches(last, by_end, n=1, cutoff=0.75)]
+    best = next(iter(near + same_end + near_end), None)
+    return f"; did you mean {best}?" if best else ""
