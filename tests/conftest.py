@@ -19,6 +19,7 @@ from klvi.config.schema import EnumerableModelConfig, LoraSection, TrainConfig
 from klvi.models.policy import Policy
 from klvi.models.prior import load_prior
 from klvi.models.scoring import Completions, next_tokens, token_log_probs
+from klvi.samples import Samples
 
 torch.set_num_threads(1)
 
@@ -93,6 +94,32 @@ class LetterReward:
 
     def __call__(self, texts: list[str], prompts: list[str]) -> Tensor:
         return letter_reward(texts)
+
+
+def made_samples(lengths: list[int], seed: int = 0) -> Samples:
+    """Scored samples of random numbers, with values."""
+    generator = torch.Generator().manual_seed(seed)
+    count, width = len(lengths), max(lengths)
+    tokens = torch.randint(0, 4, (count, width), generator=generator)
+    sizes = torch.tensor(lengths)
+    mask = torch.arange(width) < sizes[:, None]
+
+    def noise() -> Tensor:
+        return torch.randn(count, width, generator=generator) * mask
+
+    return Samples(
+        prompts=[""] * count,
+        prompt_tokens=torch.full((count, 1), 4),
+        prompt_lengths=torch.ones(count, dtype=torch.long),
+        tokens=tokens,
+        lengths=sizes,
+        ended=sizes < width,
+        log_policy=-noise().abs(),
+        log_prior=-noise().abs(),
+        texts=["a"] * count,
+        reward=torch.rand(count, generator=generator),
+        values=noise(),
+    )
 
 
 def train_config(**changes: object) -> TrainConfig:

@@ -318,6 +318,7 @@ class ExportConfig(Section):
 
     run: Location | None = None
     model: Model
+    lora: LoraSection = LoraSection()
     out: Location | None = None
 
 

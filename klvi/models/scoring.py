@@ -38,7 +38,7 @@ class NextTokens:
     """The model's view at every completion token; n = sum of the lengths, in row-major order.
 
     Attributes:
-        logits: `(n, V)`, float32.
+        logits: `(n, V)`, float32 at least.
         hidden: `(n, H)`, what the output embedding reads.
         mask: `(N, T)` bool with n True entries.
     """
@@ -89,7 +89,9 @@ def next_tokens(model: PreTrainedModel, completions: Completions) -> NextTokens:
         output = model(input_ids=tokens, use_cache=False, **options)
     finally:
         hook.remove()
-    return NextTokens(output.logits[0].float(), captured[0], mask)
+    logits = output.logits[0]
+    precise = logits if logits.dtype == torch.float64 else logits.float()
+    return NextTokens(precise, captured[0], mask)
 
 
 def token_log_probs(logits: Tensor, tokens: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ class Evaluator:
     def evaluate(self, update: int) -> Evaluation:
         """All `eval/…` metrics of the policy as it is now; `update` is named in errors."""
         settings = self.config.evaluation
-        samples = self._draw(settings.samples, settings.seed, update)
+        samples = self.draw(settings.samples, settings.seed, update)
         prior = self._prior_samples
         prior = replace(
             prior,
@@ -70,9 +70,10 @@ class Evaluator:
         """Samples of π0 that complete the proposal where the policy does not cover the target."""
         settings = self.config.evaluation
         with self.policy.with_adapter(self.policy.zero_adapter()):
-            return self._draw(settings.prior_samples, settings.seed + SEED_OFFSET, 0)
+            return self.draw(settings.prior_samples, settings.seed + SEED_OFFSET, 0)
 
-    def _draw(self, count: int, seed: int, update: int) -> Samples:
+    def draw(self, count: int, seed: int, update: int) -> Samples:
+        """`count` scored samples of the policy, with the distributions behind their tokens."""
         generator = torch.Generator(self.policy.device).manual_seed(SEED_OFFSET + seed)
         samples = sample(
             self.policy,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +22,7 @@ from klvi.objectives import build_objective
 from klvi.prompts import load_prompts
 from klvi.rewards import build_reward
 from klvi.targets import build_target
-from klvi.tracking import Tracker, flatten
+from klvi.tracking import Output, Tracker, build_tracker, flatten
 from klvi.training.checkpoint import Checkpoints
 from klvi.training.evaluation import Evaluator
 from klvi.training.loop import Loop, Record
@@ -85,15 +84,10 @@ def choose_device(wanted: str) -> str:
 
 @dataclass
 class Run:
-    """One training run in its folder.
-
-    Attributes:
-        new_tracker: makes the tracker, given the update from which the run goes on (None: afresh).
-    """
+    """One training run in its folder."""
 
     config: TrainConfig
     directory: Path
-    new_tracker: Callable[[int | None], Tracker]
     metrics: dict[str, Metric] = field(default_factory=dict)
 
     def train(self) -> None:
@@ -109,7 +103,7 @@ class Run:
         )
         restored = self.checkpoints.restore_latest(self.loop)
         write_config(self.config, self.directory)
-        self.tracker = self.new_tracker(restored or None)
+        self.tracker: Tracker = build_tracker(self.config, Output(), restored or None)
         self.tracker.start(self.config.model_dump(mode="json"), self.directory)
         try:
             self._train()

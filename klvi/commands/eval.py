@@ -1,0 +1,46 @@
+"""`klvi eval`: measure a run's policy anew, or a prior alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from klvi.config.context import Context
+from klvi.config.schema import EvalConfig
+
+EVAL_FILE = "eval.json"
+
+
+def run(config: EvalConfig, context: Context) -> int:
+    """Print the table of metrics and write it, with the configuration behind it, as JSON."""
+    from rich.text import Text
+
+    from klvi.tracking import Output, measurement_table
+    from klvi.tracking.jsonl import to_json, write_atomically
+    from klvi.training.load import load_policy
+    from klvi.training.run import versions
+
+    evaluator, source = load_policy(config)
+    evaluation = evaluator.evaluate(0)
+    output = Output()
+    output.print(
+        measurement_table(evaluation.metrics, title=source, confidence=config.evaluation.confidence)
+    )
+    file = _file(config, context)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    report = {
+        "policy": source,
+        "metrics": {name: metric.to_json() for name, metric in evaluation.metrics.items()},
+        "config": config.model_dump(mode="json"),
+        "versions": versions(),
+    }
+    write_atomically(file, to_json(report, indent=2) + "\n")
+    output.print(Text(f"{file}", style="dim"))
+    return 0
+
+
+def _file(config: EvalConfig, context: Context) -> Path:
+    if config.out is not None:
+        return Path(config.out).expanduser()
+    # A job of a sweep has a folder of its own: several could measure the same run.
+    folder = context.directory or (Path(config.run).expanduser() if config.run else Path())
+    return folder / EVAL_FILE

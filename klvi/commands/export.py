@@ -1,0 +1,40 @@
+"""`klvi export`: a run's policy, merged, or a prior, as a plain Hugging Face folder."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from klvi.config.context import Context
+from klvi.config.schema import ExportConfig
+from klvi.errors import UserError
+
+
+def run(config: ExportConfig, context: Context) -> int:
+    """Write weights, configuration and tokenizer; `out` appears only when it is whole."""
+    assert config.out is not None, "checked with the command line"
+    out = Path(config.out).expanduser()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"out={out}: exists and is not empty; choose a new folder")
+
+    from klvi.models.policy import Policy
+    from klvi.models.prior import load_prior, quiet_transformers
+    from klvi.training.load import find_adapter
+
+    prior = load_prior(config.model)
+    source = f"prior {prior.name}"
+    policy = Policy(prior, config.lora if config.run else None)
+    if config.run:
+        folder = find_adapter(Path(config.run).expanduser())
+        policy.load_adapter(folder)
+        source = str(folder)
+    building = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(building, ignore_errors=True)
+    with quiet_transformers():
+        policy.merge_and_unload().save_pretrained(building)
+        prior.tokenizer.save_pretrained(building)
+    if out.exists():
+        out.rmdir()
+    building.rename(out)
+    print(f"{source} in {out}; load it with AutoModelForCausalLM.from_pretrained({str(out)!r})")
+    return 0

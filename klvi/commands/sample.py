@@ -1,0 +1,30 @@
+"""`klvi sample`: texts of a run's policy, or of a prior, with rewards and log-probabilities."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from klvi.config.context import Context
+from klvi.config.schema import SampleConfig
+
+
+def run(config: SampleConfig, context: Context) -> int:
+    """Print `n` samples as a table, or write them as JSON lines to `out`."""
+    from rich.text import Text
+
+    from klvi.tracking import Output, sample_table
+    from klvi.tracking.base import sample_rows
+    from klvi.tracking.jsonl import to_json, write_atomically
+    from klvi.training.load import load_policy
+
+    evaluator, source = load_policy(config)
+    samples = evaluator.draw(config.n, config.seed, 0)
+    output = Output()
+    if config.out is None:
+        output.print(sample_table(samples, title=source))
+        return 0
+    file = Path(config.out).expanduser()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, "".join(f"{to_json(row)}\n" for row in sample_rows(samples)))
+    output.print(Text(f"{config.n} samples of {source} in {file}"))
+    return 0

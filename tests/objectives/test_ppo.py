@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import made_samples, train_config
+from torch import Tensor
+from torch.testing import assert_close
+
+from klvi.objectives import PPO, Prediction, Totals, build_objective
+from klvi.objectives.ppo import (
+    clipped_policy_loss,
+    clipped_value_loss,
+    generalised_advantages,
+    penalised_rewards,
+    whiten,
+)
+
+
+def test_rewards_add_up_to_the_folded_reward() -> None:
+    samples = made_samples([1, 3, 4])
+    rewards = penalised_rewards(
+        samples.log_policy, samples.log_prior, samples.reward, samples.lengths, beta=0.3
+    )
+    folded = samples.reward + 0.3 * (samples.log_prior_sequence - samples.log_policy_sequence)
+    assert_close(rewards.sum(1), folded)
+    unpenalised = penalised_rewards(
+        samples.log_policy, samples.log_prior, samples.reward, samples.lengths, beta=0.0
+    )
+    assert (unpenalised.nonzero()[:, 1] == samples.lengths - 1).all()
+
+
+@pytest.mark.parametrize("gae_lambda", [0.0, 0.7, 1.0])
+def test_advantages_are_the_exponential_average_of_n_step_ones(gae_lambda: float) -> None:
+    samples = made_samples([1, 3, 5])
+    rewards = penalised_rewards(
+        samples.log_policy, samples.log_prior, samples.reward, samples.lengths, beta=0.3
+    )
+    assert samples.values is not None
+    advantages = generalised_advantages(rewards, samples.values, samples.mask, gae_lambda)
+    for i, length in enumerate(samples.lengths.tolist()):
+        values = [*samples.values[i, :length].tolist(), 0.0]
+        for t in range(length):
+            errors = [rewards[i, s] + values[s + 1] - values[s] for s in range(t, length)]
+            expected = sum(gae_lambda**k * e for k, e in enumerate(errors))
+            assert_close(advantages[i, t], torch.as_tensor(expected), atol=1e-5, rtol=0)
+    assert (advantages[~samples.mask] == 0).all()
+
+
+def test_whitening_sees_real_tokens_only() -> None:
+    samples = made_samples([2, 4])
+    values = torch.where(samples.mask, samples.log_policy, torch.tensor(1e6))
+    whitened = whiten(values, samples.mask)
+    kept = whitened[samples.mask]
+    assert_close(kept.mean(), torch.tensor(0.0), atol=1e-6, rtol=0)
+    assert_close(kept.var(), torch.tensor(1.0), atol=1e-4, rtol=0)
+    assert (whitened[~samples.mask] == 0).all()
+
+
+def test_clipping_stops_the_gradient_beyond_the_trust_region() -> None:
+    old = torch.zeros(1, 4)
+    now = torch.tensor([[0.5, 0.5, -0.5, -0.5]], requires_grad=True)
+    advantages = torch.tensor([[1.0, -1.0, 1.0, -1.0]])
+    loss = clipped_policy_loss(now, old, advantages, torch.ones(1, 4, dtype=torch.bool), clip=0.2)
+    loss.backward()
+    assert now.grad is not None
+    # Moved too far the wrong way is pulled back; too far the right way is left alone.
+    assert (now.grad[0, [0, 3]] == 0).all()
+    assert (now.grad[0, [1, 2]] != 0).all()
+
+
+def test_value_loss_is_the_worse_of_plain_and_clipped() -> None:
+    mask = torch.ones(1, 1, dtype=torch.bool)
+    one, zero = torch.ones(1, 1), torch.zeros(1, 1)
+    plain = clipped_value_loss(one, zero, one, mask, clip=None)
+    clipped = clipped_value_loss(one, zero, one, mask, clip=0.2)
+    assert plain.item() == 0
+    assert_close(clipped, torch.tensor(0.5 * 0.8**2))
+
+
+def test_rl_has_no_penalty_and_kl_has_beta() -> None:
+    rl = build_objective(train_config(objective={"name": "rl"}).objective, beta=0.3)
+    kl = build_objective(train_config(objective={"name": "kl"}).objective, beta=0.3)
+    assert isinstance(rl, PPO)
+    assert isinstance(kl, PPO)
+    assert (rl.beta, kl.beta) == (0.0, 0.3)
+
+
+def test_a_loss_in_parts_is_the_loss_of_the_whole() -> None:
+    samples = made_samples([1, 3, 5, 2])
+    objective = build_objective(train_config(objective={"name": "kl"}).objective, beta=0.3)
+    signals, _ = objective.signals(samples, samples.log_prior_sequence)
+    totals = Totals(4, int(samples.lengths.sum()))
+
+    def loss(rows: list[int]) -> tuple[Tensor, dict[str, float]]:
+        index = torch.tensor(rows)
+        part = samples.select(index)
+        assert part.values is not None
+        moved = (part.log_policy - 0.1) * part.mask
+        prediction = Prediction(moved, part.values + 0.1, part.mask)
+        chosen = {name: value[index] for name, value in signals.items()}
+        return objective.loss(prediction, part, chosen, totals)
+
+    whole, statistics = loss([0, 1, 2, 3])
+    first, second = loss([0, 1]), loss([2, 3])
+    assert_close(whole, first[0] + second[0])
+    for name, value in statistics.items():
+        assert value == pytest.approx(first[1][name] + second[1][name], abs=1e-6)
+
+
+def test_passes_stop_at_the_kl_limit() -> None:
+    config = train_config(objective={"name": "kl", "kl_stop": 0.01}).objective
+    objective = build_objective(config, beta=0.3)
+    assert objective.stop_early({"policy/approxkl_avg": 0.02})
+    assert not objective.stop_early({"policy/approxkl_avg": 0.005})
+    without = build_objective(train_config().objective, beta=0.3)
+    assert not without.stop_early({"policy/approxkl_avg": 1e9})
