@@ -37,19 +37,19 @@ GROUPS: dict[str, dict[str, str]] = {
         "distinct_2": "unique 2-grams",
         "distinct_3": "unique 3-grams",
         "distinct_4": "unique 4-grams",
-        "self_bleu_5": "likeness of samples",
+        "self_bleu_5": "among samples",
         "duplicates": "among samples",
     },
     "Repetition": {
         "repetition_2": "within a sample",
         "repetition_3": "within a sample",
         "repetition_4": "within a sample",
-        "longest_run": "same token, in a row",
+        "longest_run": "tokens in a row",
     },
     "Length": {"length": "tokens", "eos": "share that ends"},
 }
 PREFIX = "eval/"
-MILLE = 1000
+CENTUM, MILLE = 100, 1000
 
 
 def measurement_table(
@@ -99,12 +99,14 @@ def sample_table(samples: Samples, title: str | None = None, longest: int | None
 
 
 def number(value: float | None) -> str:
-    """A number at a glance: three decimals, or what a very large or small one needs."""
+    """A number at a glance: three decimals, fewer if it is large, an exponent if it is tiny."""
     if value is None or math.isnan(value):
         return "—"
     if value != 0 and abs(value) < 1 / MILLE:
         return f"{value:.1e}"
-    return f"{value:,.0f}" if abs(value) >= MILLE else f"{value:.3f}"
+    if abs(value) >= MILLE:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= CENTUM else f"{value:.3f}"
 
 
 def printable(text: str) -> str:
@@ -121,6 +123,7 @@ def _table(title: str | None) -> Table:
         box=box.SIMPLE_HEAD,
         title_justify="left",
         caption_justify="left",
+        pad_edge=False,
     )
 
 
@@ -130,7 +133,7 @@ def _reasons(measurements: Mapping[str, Metric]) -> Text | None:
         if isinstance(metric, Unavailable):
             metrics.setdefault(metric.reason, []).append(name.removeprefix(PREFIX))
     lines = [f"{', '.join(names)} unavailable: {reason}" for reason, names in metrics.items()]
-    return Text("\n".join(lines), style="not italic yellow") if lines else None
+    return Text("\n".join(lines) + "\n", style="not italic yellow") if lines else None
 
 
 def _grouped(

@@ -14,7 +14,7 @@ from klvi.tracking.base import FINISHED, Record, sample_rows
 from klvi.tracking.output import Output
 
 TABLE_ROWS = 64
-LONGEST_UPLOAD = 600.0
+LONGEST_START, LONGEST_UPLOAD = 30.0, 600.0  # seconds that a run without network may lose
 
 
 class WandbTracker:
@@ -62,9 +62,13 @@ class WandbTracker:
             self._output.print(f"wandb failed at {stage} and is off for this run: {reason}")
 
     def _init(self, config: Mapping[str, Any], directory: Path) -> None:
-        import wandb  # an optional and slow one
+        import wandb
 
-        mode = self._tracking.mode or wandb.setup().settings.mode
+        # Set up first, so that the login is silent too.
+        settings = wandb.Settings(
+            silent=True, console="off", init_timeout=LONGEST_START, finish_timeout=LONGEST_UPLOAD
+        )
+        mode = self._tracking.mode or wandb.setup(settings).settings.mode
         if mode == "online" and not wandb.login(prompt=False, verify=False):
             raise RuntimeError("no account: run `wandb login`, or set WANDB_MODE=offline")
         directory.mkdir(parents=True, exist_ok=True)
@@ -81,7 +85,7 @@ class WandbTracker:
             dir=directory,
             mode=mode,
             reinit="finish_previous",
-            settings=wandb.Settings(silent=True, console="off", finish_timeout=LONGEST_UPLOAD),
+            settings=settings,
         )
         # Updates done again after a resume fall on their places, whatever wandb's own step says.
         run.define_metric("update")
