@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import gc
-import importlib
-import json
 import os
 import sys
-import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig
 
 import klvi
-from klvi.config.check import check
+from klvi.config.check import Checked, check
 from klvi.config.command_line import CommandLine, parse
-from klvi.config.compose import CONF_DIRECTORY, VERSION_BASE, to_config
-from klvi.config.context import Context
+from klvi.config.compose import CONF_DIRECTORY, VERSION_BASE
 from klvi.config.keys import suggestion
 from klvi.errors import UserError
+from klvi.job import FAILED, USER_ERROR, Job, report
 
 COMMANDS = {
     "train": "align a prior with a reward",
@@ -42,7 +33,7 @@ EXAMPLES = (
     "klvi train --help",
     'eval "$(klvi -sc install=bash)"      # tab completion',
 )
-FAILED, USER_ERROR, INTERRUPTED = 1, 2, 130
+INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,16 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(list(sys.argv[1:] if arguments is None else arguments))
     except UserError as error:
-        _report(error)
+        report(error)
         return USER_ERROR
     except KeyboardInterrupt:
         print("klvi: interrupted", file=sys.stderr)
         return INTERRUPTED
-
-
-def _report(error: UserError) -> None:
-    for problem in error.problems:
-        print(f"klvi: error: {problem}", file=sys.stderr)
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -121,14 +107,21 @@ def _run(command: str, line: CommandLine) -> int:
     # Hydra would resolve the folder's name anew for every job, and `name` may vary among them.
     quoted = str(checked.sweep_directory).replace("\\", "\\\\").replace("'", "\\'")
     arguments.append(f"hydra.sweep.dir='{quoted}'")
-    code = INTERRUPTED
+    finished = True
     try:
         code = _hydra(command, checked.config_name, arguments)
     finally:
-        from klvi.tracking.sweep import print_sweep
+        if command == "train":
+            finished = _print_sweep(checked)
+    return max(code, 0 if finished else FAILED)
 
-        failed = print_sweep(checked.sweep_directory)
-    return max(code, FAILED if failed else 0)
+
+def _print_sweep(checked: Checked) -> bool:
+    from klvi.tracking.output import Output  # imports torch
+    from klvi.tracking.sweep import print_sweep
+
+    assert checked.sweep_directory is not None
+    return print_sweep(checked.sweep_directory, checked.jobs, Output())
 
 
 def _hydra(command: str, config_name: str, arguments: Sequence[str]) -> int:
@@ -140,52 +133,3 @@ def _hydra(command: str, config_name: str, arguments: Sequence[str]) -> int:
     )(job)
     application()
     return max(job.codes, default=0)
-
-
-@dataclass(frozen=True)
-class Job:
-    """A command as Hydra's task function; a cluster launcher pickles it into other processes."""
-
-    command: str
-    codes: list[int] = field(default_factory=list)
-
-    def __call__(self, cfg: DictConfig) -> int:
-        """Run the command; a failure is told, marked and returned as exit code, not raised."""
-        context = _context(self.command)
-        try:
-            config = to_config(self.command, cfg)
-            module = importlib.import_module(f"klvi.commands.{self.command}")
-            code = int(module.run(config, context))
-        except UserError as error:
-            _report(error)
-            code = _mark_failed(context, str(error), USER_ERROR)
-        except Exception as error:  # one job of a sweep must not take the others down
-            traceback.print_exc()
-            code = _mark_failed(context, f"{type(error).__name__}: {error}", FAILED)
-        self.codes.append(code)
-        gc.collect()
-        return code
-
-
-def _context(command: str) -> Context:
-    settings = HydraConfig.get()
-    multirun = settings.mode == RunMode.MULTIRUN
-    return Context(
-        directory=Path(settings.runtime.output_dir) if multirun or command == "train" else None,
-        job_number=settings.job.num if multirun else None,
-        sweep_directory=Path(settings.sweep.dir).absolute() if multirun else None,
-        overrides=tuple(settings.overrides.task),
-    )
-
-
-def _mark_failed(context: Context, reason: str, code: int) -> int:
-    """Leave a failed job's folder as one: with a summary that says so, or not at all if empty."""
-    folder = context.directory
-    if folder is None:
-        return code
-    if context.job_number is None and not any(folder.iterdir()):
-        folder.rmdir()
-    elif not (folder / "summary.json").exists():
-        summary = {"status": "failed", "reason": reason, "metrics": {}}
-        (folder / "summary.json").write_text(json.dumps(summary, indent=2), encoding="utf-8")
-    return code

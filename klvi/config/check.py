@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,13 +11,14 @@ from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from klvi.config.combination import COMPOSITION_ERRORS, Combination
+from klvi.config.combination import Combination
 from klvi.config.command_line import CommandLine
-from klvi.config.compose import Composer, composer, one_line
-from klvi.config.overrides import combinations, parse_overrides
+from klvi.config.compose import COMPOSITION_ERRORS, Composer, composer, one_line
+from klvi.config.overrides import Sweep, parse_overrides, sweep_of
 from klvi.config.run_folder import store_primary
 from klvi.errors import UserError
 
+MOST_JOBS = 100
 OF_A_RUN = ("eval", "sample", "export")
 
 
@@ -28,10 +29,12 @@ class Checked:
     Attributes:
         config_name: the primary config for Hydra.
         sweep_directory: where a multirun goes; None for a single run.
+        jobs: of each job of a multirun the keys in which it differs from the others.
     """
 
     config_name: str
-    sweep_directory: Path | None
+    sweep_directory: Path | None = None
+    jobs: tuple[Mapping[str, str], ...] = ()
 
 
 def check(command: str, line: CommandLine) -> Checked:
@@ -47,14 +50,16 @@ def check(command: str, line: CommandLine) -> Checked:
             settings = _settings(hydra, overrides)
         except UserError as error:
             raise UserError(*problems, *error.problems) from error
-        multirun = line.options.multirun or settings.hydra.mode == RunMode.MULTIRUN
-        jobs = _sweep(hydra, settings, overrides) if multirun else [overrides]
-        for job in jobs:
+        sweep = None
+        if line.options.multirun or settings.hydra.mode == RunMode.MULTIRUN:
+            sweep = _sweep(hydra, settings, overrides)
+        for job in _jobs(hydra, overrides, sweep):
             problems += Combination(command, hydra, settings, job).problems()
         _raise(problems)
-        sweep_directory = Path(str(settings.hydra.sweep.dir)).absolute() if multirun else None
-        _raise(_occupied(command, hydra, overrides, sweep_directory))
-    return Checked(hydra.config_name, sweep_directory)
+        if sweep is None:
+            return Checked(hydra.config_name)
+        directory = Path(str(settings.hydra.sweep.dir)).absolute()
+    return Checked(hydra.config_name, directory, tuple(sweep.varying()))
 
 
 def _raise(problems: Iterable[str]) -> None:
@@ -91,7 +96,7 @@ def _of_a_run(
         raise UserError("run: takes one folder; a sweep goes over other keys")
     if line.options.config_name:
         raise UserError("--config-name and run= exclude each other")
-    groups = {o.key_or_group for o in overrides if o.key_or_group in hydra.groups}
+    groups = {o.key_or_group for o in overrides if hydra.is_group(o.key_or_group)}
     if "model" in groups:
         raise UserError("model= and run= exclude each other: a run's policy has the run's model")
     return replace(hydra, config_name=store_primary(command, str(given[-1].value()), groups))
@@ -110,25 +115,20 @@ def _settings(hydra: Composer, overrides: list[Override]) -> DictConfig:
         raise UserError(one_line(error)) from error
 
 
-def _sweep(
-    hydra: Composer, settings: DictConfig, overrides: list[Override]
-) -> Iterable[list[Override]]:
+def _sweep(hydra: Composer, settings: DictConfig, overrides: Sequence[Override]) -> Sweep:
+    """The sweep of the command line and of `hydra.sweeper.params` in a YAML file."""
     parameters = settings.hydra.sweeper.get("params") or {}
-    swept, _ = parse_overrides([f"{k}={v}" for k, v in parameters.items()], hydra)
-    for job in combinations([*swept, *overrides]):
-        yield parse_overrides(job, hydra)[0]
+    swept, problems = parse_overrides([f"{k}={v}" for k, v in parameters.items()], hydra)
+    if problems:
+        raise UserError(*(f"hydra.sweeper.params: {problem}" for problem in problems))
+    return sweep_of([*swept, *overrides])
 
 
-def _occupied(
-    command: str, hydra: Composer, overrides: list[Override], sweep_directory: Path | None
-) -> list[str]:
-    """A folder chosen by the user that holds a run already: its files would be mixed."""
-    if command != "train":
-        return []
-    if sweep_directory is not None:
-        held = any(sweep_directory.glob("*/metrics.jsonl"))
-        return [f"hydra.sweep.dir={sweep_directory}: holds runs already"] if held else []
-    directory = hydra.compose([o.input_line or "" for o in overrides]).hydra.run.dir
-    if not (Path(directory) / "config.yaml").exists():
-        return []
-    return [f"hydra.run.dir={directory}: holds a run already; klvi resume run={directory} goes on"]
+def _jobs(
+    hydra: Composer, overrides: Sequence[Override], sweep: Sweep | None
+) -> Iterator[Sequence[Override]]:
+    if sweep is None:
+        yield overrides
+    else:
+        for job in sweep.sample(MOST_JOBS):
+            yield parse_overrides(job, hydra)[0]

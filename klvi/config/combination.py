@@ -6,18 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from klvi.config.compose import SCHEMAS, Composer, one_line, problems_of
+from klvi.config.compose import COMPOSITION_ERRORS, SCHEMAS, Composer, one_line, problems_of
 from klvi.config.keys import keys, sections_of, suggestion
 from klvi.config.overrides import needs_multirun
 from klvi.config.validation import spelled, unknown_key
-
-COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
 
 
 @dataclass(frozen=True)
@@ -33,7 +28,7 @@ class Combination:
         """A line for each problem, of the overrides and of the configuration they lead to."""
         problems: list[str] = []
         chosen = self._without(self.overrides, self._choice_problem, problems)
-        groups = [o for o in chosen if o.key_or_group in self.hydra.groups]
+        groups = [o for o in chosen if self.hydra.is_group(o.key_or_group)]
         whole = self._compose(chosen)
         base = whole or self._compose(groups)
         if base is None:
@@ -82,7 +77,7 @@ class Combination:
         group, line = override.key_or_group, override.input_line
         if override.is_sweep_override():
             return needs_multirun(override)
-        if group not in self.hydra.groups or override.is_delete():
+        if not self.hydra.is_group(group) or override.is_delete():
             return None
         if group not in self.settings.hydra.runtime.choices and not override.is_add():
             return f"{line}: klvi {self.command} has no {group}"
@@ -103,8 +98,10 @@ class Combination:
     def _key_problem(self, override: Override, base: DictConfig, raw: Any) -> str | None:
         key, line = override.key_or_group, override.input_line
         schema = SCHEMAS[self.command]
-        if key in self.hydra.groups:
+        if self.hydra.is_group(key):
             return None
+        if key == "hydra.sweep.subdir":
+            return f"{line}: klvi numbers the jobs of a sweep"
         if key.startswith("hydra.") or key == "hydra":
             return None if override.is_add() else _hydra_key_problem(key, base)
         group, _, last = key.rpartition(".")

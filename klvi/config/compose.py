@@ -8,16 +8,18 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import version
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -29,6 +31,7 @@ from klvi.config.validation import spelled, validate
 from klvi.errors import UserError
 
 VERSION_BASE = "1.3"
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
 CONF_DIRECTORY = Path(str(importlib.resources.files("klvi.conf"))).resolve()
 SCHEMAS: dict[str, type[BaseModel]] = {
     "train": schema.TrainConfig,
@@ -75,23 +78,32 @@ class Composer:
     config_name: str
 
     def compose(self, overrides: Sequence[str], mode: RunMode = RunMode.RUN) -> DictConfig:
-        """The composed configuration, the `hydra` node included.
+        """The composed configuration, the `hydra` node included, for reading.
 
-        Raises Hydra's and OmegaConf's errors; `one_line` tells them.
+        Raises `COMPOSITION_ERRORS`; `one_line` tells them.
         """
-        cfg: DictConfig = self.hydra.compose_config(
-            config_name=self.config_name, overrides=list(overrides), run_mode=mode
-        )
-        return cfg
+        return _compose(self, tuple(overrides), mode)
 
-    @cached_property
-    def groups(self) -> tuple[str, ...]:
-        """Every config group there is, Hydra's and the user's included."""
-        return tuple(self.hydra.list_all_config_groups())
+    def groups(self) -> list[str]:
+        """The config groups there are, the user's included."""
+        return list(self.hydra.config_loader.list_groups(""))
+
+    def is_group(self, key: str) -> bool:
+        """Whether an override of `key` chooses a file."""
+        return key != "hydra" and bool(self.choices(key))
 
     def choices(self, group: str) -> list[str]:
         """The choices of a group."""
         return list(self.hydra.config_loader.get_group_options(group, ObjectType.CONFIG))
+
+
+@lru_cache(maxsize=8)
+def _compose(composer: Composer, overrides: tuple[str, ...], mode: RunMode) -> DictConfig:
+    """The checks come back to the same overrides, and composing takes a tenth of a second."""
+    cfg: DictConfig = composer.hydra.compose_config(
+        config_name=composer.config_name, overrides=list(overrides), run_mode=mode
+    )
+    return cfg
 
 
 @contextlib.contextmanager

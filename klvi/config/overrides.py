@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from klvi.config.compose import Composer
-
-MOST_COMBINATIONS = 100
 
 
 def parse_overrides(words: Sequence[str], hydra: Composer) -> tuple[list[Override], list[str]]:
@@ -33,15 +32,46 @@ def _unreadable(word: str, hydra: Composer) -> str:
             f"{word}: cannot be read; put quotes around a value with one of ,:=()[]{{}} or a quote "
             "in it, as in \"reward.text='a, b'\""
         )
-    choices = [f"{group}={word}" for group in hydra.groups if word in hydra.choices(group)]
+    choices = [f"{group}={word}" for group in hydra.groups() if word in hydra.choices(group)]
     return f"{word}: not key=value" + (f"; did you mean {choices[0]}?" if choices else "")
 
 
-def combinations(overrides: Sequence[Override]) -> Iterator[list[str]]:
-    """The overrides of every job of a multirun, as Hydra's basic sweeper makes them.
+@dataclass(frozen=True)
+class Sweep:
+    """What a multirun does; `values` holds for each key the overrides it takes in turn."""
 
-    Of more than `MOST_COMBINATIONS`, each value once, beside the first values of the others.
-    """
+    values: Mapping[str, Sequence[str]]
+
+    def jobs(self) -> list[list[str]]:
+        """The overrides of every job, in the order of Hydra's basic sweeper."""
+        return [list(job) for job in itertools.product(*self.values.values())]
+
+    def varying(self) -> list[dict[str, str]]:
+        """Of every job the keys that vary, and their values."""
+        varying = [values for values in self.values.values() if len(values) > 1]
+        return [dict(_parts(override) for override in job) for job in itertools.product(*varying)]
+
+    def sample(self, most: int) -> list[list[str]]:
+        """All jobs; of more than `most`, each value once, beside the others' first values."""
+        if math.prod(len(values) for values in self.values.values()) <= most:
+            return self.jobs()
+        first = {key: values[0] for key, values in self.values.items()}
+        alternatives = [
+            {**first, key: value}
+            for key, values in self.values.items()
+            for value in values
+            if len(values) > 1
+        ]
+        return [list(job.values()) for job in alternatives]
+
+
+def _parts(override: str) -> tuple[str, str]:
+    key, _, value = override.partition("=")
+    return key.lstrip("+"), value
+
+
+def sweep_of(overrides: Sequence[Override]) -> Sweep:
+    """The sweep of `overrides`; intervals, which need another sweeper, are left out."""
     values: dict[str, list[str]] = {}
     for override in overrides:
         key = override.get_key_element()
@@ -49,13 +79,7 @@ def combinations(overrides: Sequence[Override]) -> Iterator[list[str]]:
             values[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
         elif not override.is_sweep_override():
             values[key] = [f"{key}={override.get_value_element_as_str()}"]
-    if math.prod(len(alternatives) for alternatives in values.values()) <= MOST_COMBINATIONS:
-        yield from map(list, itertools.product(*values.values()))
-        return
-    first = {key: alternatives[0] for key, alternatives in values.items() if alternatives}
-    for key, alternatives in values.items():
-        for value in alternatives if len(alternatives) > 1 else []:
-            yield list((first | {key: value}).values())
+    return Sweep({key: alternatives for key, alternatives in values.items() if alternatives})
 
 
 def needs_multirun(override: Override) -> str:

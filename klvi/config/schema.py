@@ -334,6 +334,7 @@ class PretrainConfig(Section):
     out: Location | None = None
     corpus: Location | None = None
     stories: Annotated[int, Field(ge=100)] = 60_000
+    samples: Annotated[int, Field(ge=2)] = 2_000
     vocabulary: Annotated[int, Field(ge=300)] = 700
     layers: Annotated[int, Field(ge=1)] = 4
     width: Annotated[int, Field(ge=8)] = 128

@@ -1,5 +1,87 @@
 """The table that closes a multirun, read from the folders of its jobs."""
 
+from __future__ import annotations
 
-def print_sweep(directory):
-    return False
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from klvi.tracking.base import FINISHED
+from klvi.tracking.output import Output
+from klvi.tracking.progress import duration
+from klvi.tracking.tables import PREFIX, number, printable
+
+FILE_WIDTH = 120
+COLUMNS = {
+    "reward": "reward",
+    "KL\n(π‖π0)": "kl_prior",
+    "KL\n(π‖p)": "kl_target_reverse",
+    "KL\n(p‖π)": "kl_target_forward",
+    "entropy": "entropy",
+    "repe-\ntition": "repetition_2",
+}
+
+
+def print_sweep(directory: Path, jobs: Sequence[Mapping[str, str]], output: Output) -> bool:
+    """Print a row per job, and why jobs failed; returns whether all have finished.
+
+    `jobs` holds for each job the keys in which it differs from the others, and their values.
+    """
+    summaries = [read_summary(directory / str(number)) for number in range(len(jobs))]
+    output.print("")
+    output.terminal.print(sweep_table(jobs, summaries), width=_width(output.terminal))
+    for index, summary in enumerate(summaries):
+        if summary.get("reason"):
+            output.print(Text(f"job {index}: {printable(str(summary['reason']))}", style="red"))
+    output.print(Text(str(directory), style="dim"))
+    return all(summary["status"] == FINISHED for summary in summaries)
+
+
+def read_summary(directory: Path) -> Mapping[str, Any]:
+    """A job's `summary.json`; of a job that left none, that it was not run to an end."""
+    try:
+        summary: Mapping[str, Any] = json.loads((directory / "summary.json").read_text("utf-8"))
+    except FileNotFoundError:
+        return {"status": "no summary"}
+    except ValueError:
+        return {"status": "broken summary"}
+    return summary
+
+
+def sweep_table(jobs: Sequence[Mapping[str, str]], summaries: Sequence[Mapping[str, Any]]) -> Table:
+    """A row per job: what is its own, how it ended, its last evaluation (nats per sequence)."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("job", justify="right", no_wrap=True)
+    keys = list(jobs[0]) if jobs else []
+    for key in keys:
+        table.add_column(Text(key), overflow="fold", min_width=4)
+    table.add_column("status", no_wrap=True)
+    for heading in (*COLUMNS, "time"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for index, (values, summary) in enumerate(zip(jobs, summaries, strict=True)):
+        status = str(summary["status"])
+        seconds = summary.get("seconds")
+        table.add_row(
+            str(index),
+            *(Text(values[key]) for key in keys),
+            Text(status, style="green" if status == FINISHED else "bold red"),
+            *(_value(summary, name) for name in COLUMNS.values()),
+            "" if seconds is None else duration(seconds),
+        )
+    return table
+
+
+def _width(terminal: Console) -> int:
+    """A file has no width to respect."""
+    return terminal.width if terminal.is_terminal else max(terminal.width, FILE_WIDTH)
+
+
+def _value(summary: Mapping[str, Any], name: str) -> str:
+    metric = summary.get("metrics", {}).get(PREFIX + name)
+    return "" if metric is None else number(metric["value"])
