@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import torch
 from rich.text import Text
 
 from klvi.config.schema import TrainConfig
-from klvi.metrics.measurement import Measurement, Metric
+from klvi.metrics.measurement import Metric, Unavailable
 from klvi.samples import Samples
 from klvi.tracking.base import FINISHED, Record
 from klvi.tracking.output import Output
@@ -86,8 +87,7 @@ class ConsoleTracker:
         """Print a line of the measurements, and keep all for the end."""
         self._update = update
         self._evaluation = Evaluation(update, measurements, samples)
-        found = [measurements.get(PREFIX + name) for _, _, name in COLUMNS]
-        values = [metric.value if isinstance(metric, Measurement) else None for metric in found]
+        values = [_value(measurements.get(PREFIX + name)) for _, _, name in COLUMNS]
         line = Text(self._line(values), style="bold").append("  evaluated", style="green")
         self._output.print(line)
 
@@ -124,6 +124,11 @@ class ConsoleTracker:
         every = max(1, self._config.updates // LINES)
         silence = time.monotonic() - self._last_line
         return self._update % every == 0 or silence > LONGEST_SILENCE
+
+
+def _value(metric: Metric | None) -> float | None:
+    """A cell of an evaluation's line: an unavailable metric shows as a dash, an absent one not."""
+    return math.nan if isinstance(metric, Unavailable) else metric and metric.value
 
 
 def _title(config: TrainConfig) -> str:

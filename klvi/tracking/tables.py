@@ -28,6 +28,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "log_z_lower": "lower bound, nats",
         "log_z_upper": "upper bound, nats",
         "elbo": "nats",
+        "folded_reward_std": "0 at the target",
         "ess": "effective samples",
     },
     "Diversity": {

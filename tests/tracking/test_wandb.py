@@ -51,6 +51,7 @@ def read_records(file):
 
 def read_run(directory):
     """The run record, config, history rows and exit code of the latest run in a folder."""
+    wandb.teardown()  # `finish` returns a moment before the file is written
     records = list(read_records(sorted(directory.glob("wandb/offline-run-*/*.wandb"))[-1]))
     run = next(record.run for record in records if record.WhichOneof("record_type") == "run")
     rows = [
