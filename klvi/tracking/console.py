@@ -128,7 +128,9 @@ class ConsoleTracker:
 
 def _value(metric: Metric | None) -> float | None:
     """A cell of an evaluation's line: an unavailable metric shows as a dash, an absent one not."""
-    return math.nan if isinstance(metric, Unavailable) else metric and metric.value
+    if metric is None:
+        return None
+    return math.nan if isinstance(metric, Unavailable) else metric.value
 
 
 def _title(config: TrainConfig) -> str:
