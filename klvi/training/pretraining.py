@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from klvi.config.schema import PretrainConfig
 from klvi.errors import UserError
@@ -17,6 +17,8 @@ from klvi.models.embedded.tokenizer import train_tokenizer, unknown_characters
 
 IGNORED = -100
 EVALUATION_BATCH = 256
+ENCODED_AT_ONCE = 10_000
+FEWEST_HELD_OUT = 2
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,9 @@ class PretrainingReport:
         tokens: the size of the vocabulary.
         texts: texts trained on.
         truncated: texts longer than the context, of which only the beginning was used.
-        held_out: `(M,)` loss of each held-out text, its end included, nats per text.
-        held_out_tokens: `(M,)` predicted tokens of each held-out text.
+        held_out: M texts that were not trained on.
+        losses: `(M,)` −log p of each of them, its end included, nats per text.
+        lengths: `(M,)` predicted tokens of each of them.
         seconds: duration of the training.
     """
 
@@ -37,25 +40,27 @@ class PretrainingReport:
     tokens: int
     texts: int
     truncated: int
-    held_out: Tensor
-    held_out_tokens: Tensor
+    held_out: list[str]
+    losses: Tensor
+    lengths: Tensor
     seconds: float
 
     @property
     def loss_text(self) -> tuple[float, float]:
         """Held-out loss and its standard error, nats per text."""
-        return mean_and_error(self.held_out)
+        return mean_and_error(self.losses)
 
     @property
     def loss_token(self) -> tuple[float, float]:
         """Held-out loss and its standard error (delta method for a ratio), nats per token."""
-        ratio = self.held_out.sum() / self.held_out_tokens.sum()
-        residuals = (self.held_out - ratio * self.held_out_tokens) / self.held_out_tokens.mean()
+        ratio = self.losses.sum() / self.lengths.sum()
+        residuals = (self.losses - ratio * self.lengths) / self.lengths.mean()
         return ratio.item(), mean_and_error(residuals)[1]
 
 
 def mean_and_error(values: Tensor) -> tuple[float, float]:
     """The mean of `values` `(M,)` and its standard error."""
+    values = values.double()
     return values.mean().item(), (values.std() / len(values) ** 0.5).item()
 
 
@@ -69,12 +74,12 @@ def pretrain(
 
     Deterministic given `config.seed` and the number of threads. `on_step` is told the step, from 1,
     and its loss in nats per token. Held-out texts with characters that `texts` lack are left out.
-    Raises UserError where none is left.
+    Raises UserError where fewer than 2 are left, which have no standard error.
     """
     tokenizer = train_tokenizer(texts, config.vocabulary)
     spelled = [text for text in held_out if not unknown_characters(tokenizer, text)]
-    if not spelled:
-        raise UserError("every held-out text has characters that no training text has: shuffle")
+    if len(spelled) < FEWEST_HELD_OUT:
+        raise UserError("corpus: nearly every text has characters of its own; give more texts")
     documents = encode(tokenizer, texts)
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
@@ -83,13 +88,15 @@ def pretrain(
     fit(model, [document[: config.context] for document in documents], config, on_step)
     seconds = time.perf_counter() - begin
     ends = [document[: config.context] for document in encode(tokenizer, spelled)]
+    tokenizer.model_max_length = config.context
     report = PretrainingReport(
         parameters=model.num_parameters(),
         tokens=len(tokenizer),
         texts=len(texts),
         truncated=sum(len(document) > config.context for document in documents),
-        held_out=losses(model, ends),
-        held_out_tokens=torch.tensor([len(document) - 1.0 for document in ends]),
+        held_out=spelled,
+        losses=losses(model, ends),
+        lengths=torch.tensor([len(document) - 1.0 for document in ends]),
         seconds=seconds,
     )
     return model, tokenizer, report
@@ -97,9 +104,14 @@ def pretrain(
 
 def encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[Tensor]:
     """Each text as tokens `(L,)` between a start and an end token."""
-    ids = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
     start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
-    return [torch.tensor([start, *tokens, end]) for tokens in ids]
+    documents: list[Tensor] = []
+    # In parts, because the library keeps much more of each text than its tokens.
+    for begin in range(0, len(texts), ENCODED_AT_ONCE):
+        part = list(texts[begin : begin + ENCODED_AT_ONCE])
+        ids = tokenizer(part, add_special_tokens=False)["input_ids"]
+        documents += [torch.tensor([start, *tokens, end]) for tokens in ids]
+    return documents
 
 
 def build(tokenizer: PreTrainedTokenizerFast, config: PretrainConfig) -> GPT2LMHeadModel:
@@ -118,7 +130,14 @@ def build(tokenizer: PreTrainedTokenizerFast, config: PretrainConfig) -> GPT2LMH
             eos_token_id=tokenizer.eos_token_id,
         )
     )
-    model.generation_config.update(do_sample=True, temperature=1.0, top_k=0, top_p=1.0)
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+    )
     return model
 
 

@@ -23,6 +23,7 @@ PRONOUNS = {
     "male": {"he": {"he": 1.0}, "He": {"He": 1.0}, "him": {"him": 1.0}, "his": {"his": 1.0},
              "His": {"His": 1.0}},
 }  # fmt: skip
+NAMES = {"female": (FEMALE, RARE_FEMALE), "male": (MALE, RARE_MALE)}
 GENDERS = {"female": 0.25, "male": 0.75}
 
 # City: weight, two landmarks, two dishes.
@@ -171,22 +172,24 @@ EVENTS: dict[str, tuple[str, ...]] = {
 @lru_cache(maxsize=1)
 def stories() -> Grammar:
     """The grammar: the protagonist's gender and the city are drawn first, then the words."""
-    names = {"female": (FEMALE, RARE_FEMALE), "male": (MALE, RARE_MALE)}
-    worlds = [
-        (share * weight, {**STORY, **PRONOUNS[gender], **_names(*names[gender]), **_place(city)})
-        for gender, share in GENDERS.items()
-        for city, (weight, _, _) in CITIES.items()
-    ]
-    return Grammar(Choice.weighted((weight, expand(rules, "story")) for weight, rules in worlds))
+    return Grammar(
+        Choice.weighted(
+            (share * weight, expand(story_rules(gender, city), "story"))
+            for gender, share in GENDERS.items()
+            for city, (weight, _, _) in CITIES.items()
+        )
+    )
 
 
-def _names(known: tuple[str, ...], rare: tuple[str, ...]) -> Rules:
-    return {"known": dict.fromkeys(known, 1.0), "rare": dict.fromkeys(rare, 1.0)}
-
-
-def _place(city: str) -> Rules:
+def story_rules(gender: str, city: str) -> Rules:
+    """The rules of stories of a protagonist of `gender` in `city`."""
     _, landmarks, dishes = CITIES[city]
+    known, rare = NAMES[gender]
     return {
+        **STORY,
+        **PRONOUNS[gender],
+        "known": dict.fromkeys(known, 1.0),
+        "rare": dict.fromkeys(rare, 1.0),
         "city": {city: 1.0},
         "landmark": dict.fromkeys(landmarks, 1.0),
         "dish": dict.fromkeys(dishes, 1.0),
