@@ -7,6 +7,7 @@ where there are several: prompts are fixed, samples within each are independent.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -20,6 +21,15 @@ def mean(values: Tensor, control: Tensor | None = None, strata: Tensor | None = 
     `values − c·control` has the variance of `values` or less (Amini et al. 2025, arXiv 2504.10637).
     """
     return ratio(values, torch.ones_like(values), control, strata)
+
+
+def bounded_mean(values: Tensor, strata: Tensor | None = None) -> Estimate:
+    """The mean of a bounded variable `(N,)`, for the score interval.
+
+    That interval's variance follows from the mean, so it has N − 1 degrees of freedom however few
+    samples differ from the others.
+    """
+    return replace(mean(values, strata=strata), degrees=float(len(values) - 1), skewness=0.0)
 
 
 def ratio(
@@ -65,7 +75,7 @@ def kl_prior(
     """
     k1 = kl_k1(log_policy, log_prior)
     found = mean(k1, None if kl is None else k1 - _sequence(kl), strata)
-    return Estimate(max(found.value, 0.0), found.error, found.degrees, found.n)
+    return replace(found, value=max(found.value, 0.0))
 
 
 def entropy(log_policy: Tensor, entropy: Tensor | None, strata: Tensor | None = None) -> Estimate:

@@ -6,8 +6,8 @@ deterministic mixtures: Owen and Zhou 2000, *Safe and effective importance sampl
 `P/q` is bounded where either component covers the target: the prior does for a policy that has
 collapsed, the policy does once it is near a rare target. As `E_q[π/q] = 1` is known, it serves as a
 control variate: each sample's share `1/N` is corrected by regression such that `π/q` averages to 1
-exactly. Both KLs to the target are then non-negative by construction and vanish, with their
-intervals, at π = p.
+exactly (or, where that regression is unstable, `π/q` is divided by its mean). Both KLs to the
+target are then non-negative by construction and vanish, with their intervals, at π = p.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ import torch
 from torch import Tensor
 
 from klvi.metrics.intervals import Estimate, centre, estimate
+
+SMALLEST_SPREAD = 1e-4
+CONTROL_DEGREES = 30
 
 
 class LogProbabilities(NamedTuple):
@@ -37,8 +40,9 @@ class Mixture:
     Attributes:
         log_policy: log π(x), nats per sequence.
         log_target: log P(x), unnormalised; -inf where the target excludes x.
+        log_evidence: log P(x) − log π0(x).
         share: each sample's share in a mean under the mixture; sums to 1.
-        policy_ratio: π(x)/q(x); its mean under the mixture is 1.
+        policy_ratio: π(x)/q(x), scaled to a mean of exactly 1 under the mixture.
         log_weight: log P(x)/q(x).
         strata: 0 for the policy's samples, 1 for the prior's.
         log_z: logarithm of the estimate of Z; -inf where no sample has a weight.
@@ -46,6 +50,7 @@ class Mixture:
 
     log_policy: Tensor
     log_target: Tensor
+    log_evidence: Tensor
     share: Tensor
     policy_ratio: Tensor
     log_weight: Tensor
@@ -63,10 +68,10 @@ class Mixture:
 
     def estimate(self, value: float, influence: Tensor) -> Estimate:
         """The estimate `value` with `influence` `(N,)`, less what the control variate explains."""
-        control, _ = centre(self.policy_ratio, self.strata)
-        spread = control.square().sum()
-        if spread > 0:
-            influence = influence - (control * influence).sum() / spread * self.policy_ratio
+        control = _control(self.policy_ratio, self.strata)
+        if control is not None:
+            factor = float((control * influence).sum() / control.square().sum())
+            influence = influence - factor * self.policy_ratio
         return estimate(value, influence, self.strata)
 
 
@@ -88,9 +93,11 @@ def mixture(policy: LogProbabilities, prior: LogProbabilities | None = None) -> 
     policy_ratio = (log_policy - log_proposal).exp()
     log_weight = log_target - log_proposal
     share = _calibrated_shares(policy_ratio, strata)
+    policy_ratio = policy_ratio / (share * policy_ratio).sum()
     return Mixture(
         log_policy=log_policy,
         log_target=log_target,
+        log_evidence=log_target - log_prior,
         share=share,
         policy_ratio=policy_ratio,
         log_weight=log_weight,
@@ -101,20 +108,30 @@ def mixture(policy: LogProbabilities, prior: LogProbabilities | None = None) -> 
 
 def _calibrated_shares(ratio: Tensor, strata: Tensor) -> Tensor:
     """Shares `(N,)` that sum to 1, under which `ratio` averages to 1 (regression estimator)."""
-    control, _ = centre(ratio, strata)
-    spread = control.square().sum()
     share = torch.full_like(ratio, 1 / len(ratio))
-    if spread == 0:
+    control = _control(ratio, strata)
+    if control is None:
         return share
-    share = share - (ratio.mean() - 1) * control / spread
+    share = share - (ratio.mean() - 1) * control / control.square().sum()
     return share.clamp_min(0.0)
+
+
+def _control(ratio: Tensor, strata: Tensor) -> Tensor | None:
+    """The control variate `(N,)`, π/q within strata; None where a regression on it is unstable.
+
+    That is where it varies by rounding alone, and where a few samples carry its variance.
+    """
+    found = estimate(1.0, ratio, strata)
+    if found.error * math.sqrt(len(ratio)) < SMALLEST_SPREAD or found.degrees < CONTROL_DEGREES:
+        return None
+    return centre(ratio, strata)[0]
 
 
 def effective_sample_size(mix: Mixture) -> Estimate:
     """`(Σw)²/Σw²` of the weights P/q, in samples (Kong 1992)."""
     n = len(mix.log_weight)
     if mix.log_z == -math.inf:
-        return Estimate(0.0, 0.0, float(n - 1), n)
+        return Estimate(0.0, 0.0, n, float(n - 1))
     weight = (mix.log_weight - mix.log_weight.max()).exp()
     first, second = weight.mean(), weight.square().mean()
     value = n * float(first.square() / second)
@@ -175,8 +192,8 @@ def kl_reverse(mix: Mixture) -> Estimate:
 
 def total_variation(mix: Mixture) -> Estimate:
     """`TV(π, p) = ½ Σ |π − p|`, between 0 and 1."""
-    ratio = mix.target_ratio
-    gap = 0.5 * (mix.policy_ratio - ratio).abs()
+    policy, target = mix.policy_ratio, mix.target_ratio
+    gap, sign = 0.5 * (policy - target).abs(), 0.5 * (policy - target).sign()
     value = mix.mean(gap)
-    slope = 0.5 * mix.mean((mix.policy_ratio - ratio).sign() * ratio)
-    return mix.estimate(value, gap - value + slope * (ratio - 1))
+    influence = gap - value - mix.mean(sign * policy) * (policy - 1)
+    return mix.estimate(value, influence + mix.mean(sign * target) * (target - 1))

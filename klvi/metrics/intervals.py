@@ -16,15 +16,28 @@ from torch import Tensor
 
 from klvi.metrics.measurement import Measurement
 
+TWO_DEGREES = 2
+POISSON_COUNT = 4.0
+
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value, its standard error with that error's degrees of freedom, and the sample size."""
+    """A value and what is known of its estimator's distribution.
+
+    Attributes:
+        value: the point estimate.
+        error: standard error.
+        n: number of samples.
+        degrees: degrees of freedom of `error`: N for normal influences, about 2k where k of the
+            samples carry the variance (Satterthwaite 1946).
+        skewness: of the estimator: that of the influences over √N.
+    """
 
     value: float
     error: float
-    degrees: float
     n: int
+    degrees: float
+    skewness: float = 0.0
 
 
 def t_quantile(confidence: float, degrees: float) -> float:
@@ -33,9 +46,10 @@ def t_quantile(confidence: float, degrees: float) -> float:
     Cornish-Fisher expansion (Abramowitz and Stegun 26.7.5), within 1% from 3 degrees of freedom on;
     exact at 1 and 2, to which smaller and in-between values are rounded down.
     """
-    if degrees < 2:  # noqa: PLR2004
+    whole = math.floor(degrees)
+    if whole <= 1:
         return math.tan(math.pi * confidence / 2)
-    if degrees < 3:  # noqa: PLR2004
+    if whole == TWO_DEGREES:
         return confidence * math.sqrt(2 / (1 - confidence**2))
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     return (
@@ -57,12 +71,10 @@ def centre(values: Tensor, strata: Tensor | None = None) -> tuple[Tensor, Tensor
 
 
 def estimate(value: float, influence: Tensor, strata: Tensor | None = None) -> Estimate:
-    """The estimate `value` whose error is the mean of `influence` `(N,)`.
+    """The estimate `value` whose error is, to first order, the mean of `influence` `(N,)`.
 
     Samples are independent; each stratum (an id in `0..K-1` per sample, `(N,)`) has a fixed size of
-    at least 2. The degrees of freedom are those of the variance estimate: 2 over its squared
-    relative error, which the kurtosis of the influences gives (Satterthwaite 1946). They are N for
-    a normal sample and about 2k where k of the N samples carry the variance.
+    at least 2.
     """
     influence = influence.double()
     n = len(influence)
@@ -70,76 +82,103 @@ def estimate(value: float, influence: Tensor, strata: Tensor | None = None) -> E
     squares = deviations.square() * sizes / (sizes - 1)
     total = float(squares.sum())
     if total <= 0:
-        return Estimate(value, 0.0, float(n - 1), n)
+        return Estimate(value, 0.0, n, float(n - 1))
     excess = float(squares.square().sum()) / total**2 - 1 / n
-    degrees = min(2 / max(excess, 2 / n), n - 1)
-    return Estimate(value, math.sqrt(total) / n, max(degrees, 1.0), n)
+    return Estimate(
+        value=value,
+        error=math.sqrt(total) / n,
+        n=n,
+        degrees=max(min(2 / max(excess, 2 / n), n - 1), 1.0),
+        skewness=float(deviations.pow(3).sum()) / total**1.5,
+    )
 
 
 def average(estimates: Sequence[Estimate], weights: Sequence[float]) -> Estimate:
     """The weighted mean of independent estimates; weights sum to 1."""
-    parts = [(w * e.error) ** 2 for e, w in zip(estimates, weights, strict=True)]
-    variance = sum(parts)
-    n = sum(e.n for e in estimates)
-    value = sum(w * e.value for e, w in zip(estimates, weights, strict=True))
+    pairs = list(zip(estimates, weights, strict=True))
+    value, n = sum(w * e.value for e, w in pairs), sum(e.n for e in estimates)
+    variance = sum((w * e.error) ** 2 for e, w in pairs)
     if variance == 0:
-        return Estimate(value, 0.0, float(n - 1), n)
-    spread = sum(part**2 / e.degrees for e, part in zip(estimates, parts, strict=True))
-    return Estimate(value, math.sqrt(variance), variance**2 / spread, n)
+        return Estimate(value, 0.0, n, float(n - 1))
+    return Estimate(
+        value=value,
+        error=math.sqrt(variance),
+        n=n,
+        degrees=variance**2 / sum((w * e.error) ** 4 / e.degrees for e, w in pairs),
+        skewness=sum((w * e.error) ** 3 * e.skewness for e, w in pairs) / variance**1.5,
+    )
 
 
 def interval(
-    estimate: Estimate,
-    confidence: float,
-    low: float = -math.inf,
-    high: float = math.inf,
+    estimate: Estimate, confidence: float, low: float = -math.inf, high: float = math.inf
 ) -> Measurement:
-    """The interval of an estimate of something that lies between `low` and `high`.
+    """Student's interval, corrected for skewness and cut at the bounds `low` and `high`.
 
-    Student's interval, cut at the bounds; between two finite bounds Wilson's score interval (1927)
-    at the effective sample size at which a two-valued variable would have this standard error, so
-    that it does not collapse where every sample has the same value.
+    The correction is the monotone cubic transformation of Hall (1992), *On the removal of skewness
+    by transformation*; without skewness the interval is symmetric.
     """
-    if math.isfinite(low) and math.isfinite(high):
-        return _score_interval(estimate, t_quantile(confidence, estimate.n - 1), low, high)
-    reach = t_quantile(confidence, estimate.degrees) * estimate.error
-    return Measurement(
-        value=estimate.value,
-        low=max(low, estimate.value - reach),
-        high=min(high, estimate.value + reach),
-        n=estimate.n,
-    )
-
-
-def _score_interval(estimate: Estimate, quantile: float, low: float, high: float) -> Measurement:
-    scale = high - low
-    if scale == 0:
-        return Measurement(estimate.value, estimate.value, estimate.value, estimate.n)
-    share = min(max((estimate.value - low) / scale, 0.0), 1.0)
-    error = estimate.error / scale
-    if error == 0:
-        unseen = quantile**2 / (estimate.n + quantile**2)
-        bottom, top = share * (1 - unseen), share + (1 - share) * unseen
-    else:
-        spread = share * (1 - share)
-        size = spread / error**2 if spread > 0 else estimate.n
-        middle = (share + quantile**2 / (2 * size)) / (1 + quantile**2 / size)
-        reach = math.sqrt(spread / size + (quantile / (2 * size)) ** 2)
-        reach *= quantile / (1 + quantile**2 / size)
-        bottom, top = middle - reach, middle + reach
+    quantile = t_quantile(confidence, estimate.degrees)
+    above = _unskewed(quantile, estimate.skewness)
+    below = _unskewed(-quantile, estimate.skewness)
     value = estimate.value
     return Measurement(
         value=value,
-        low=min(value, low + scale * bottom),
-        high=max(value, low + scale * top),
+        low=min(value, max(low, value - estimate.error * above)),
+        high=max(value, min(high, value - estimate.error * below)),
         n=estimate.n,
     )
 
 
-def log_interval(estimate: Estimate, confidence: float) -> Measurement:
-    """The interval of a positive estimate, symmetric on the logarithmic scale (delta method)."""
-    if estimate.value <= 0:
-        return interval(estimate, confidence, low=0.0)
+def _unskewed(quantile: float, skewness: float) -> float:
+    """The quantile of the studentised error whose normalising transform is `quantile`."""
+    slope = skewness / 3
+    if math.isclose(slope, 0, abs_tol=1e-9):
+        return quantile
+    cube = 1 + 3 * slope * (quantile - skewness / 6)
+    return (math.copysign(abs(cube) ** (1 / 3), cube) - 1) / slope
+
+
+def bounded_interval(estimate: Estimate, confidence: float, low: float, high: float) -> Measurement:
+    """The interval of a mean of a variable that lies between `low` and `high`.
+
+    Wilson's score interval (1927) at the effective sample size at which a two-valued variable would
+    have this standard error. It does not collapse where every sample has the same value: the
+    samples then leave room for an unseen one.
+    """
+    scale = high - low
+    if scale <= 0:
+        return Measurement(estimate.value, estimate.value, estimate.value, estimate.n)
+    share = min(max((estimate.value - low) / scale, 0.0), 1.0)
+    error, spread = estimate.error / scale, share * (1 - share)
+    size = spread / error**2 if error > 0 and spread > 0 else float(estimate.n)
     quantile = t_quantile(confidence, estimate.degrees)
-    factor = math.exp(quantile * estimate.error / estimate.value)
-    return Measurement(estimate.value, estimate.value / factor, estimate.value * factor, estimate.n)
+    if error == 0:
+        unseen = quantile**2 / (size + quantile**2)
+        bottom, top = share * (1 - unseen), share + (1 - share) * unseen
+    else:
+        bottom = _score_bound(share, size, quantile)
+        top = 1 - _score_bound(1 - share, size, quantile)
+    return Measurement(
+        value=estimate.value,
+        low=min(estimate.value, low + scale * bottom),
+        high=max(estimate.value, low + scale * top),
+        n=estimate.n,
+    )
+
+
+def _score_bound(share: float, size: float, quantile: float) -> float:
+    """Wilson's lower bound of a proportion `share` of `size`.
+
+    Below a count of 4 it is too high; there it is that of a Poisson count, one-sided (Brown, Cai
+    and DasGupta 2001, section 4.1.1), with the Wilson-Hilferty approximation of chi-squared.
+    """
+    middle = share + quantile**2 / (2 * size)
+    reach = quantile * math.sqrt(share * (1 - share) / size + (quantile / (2 * size)) ** 2)
+    bound = (middle - reach) / (1 + quantile**2 / size)
+    count = share * size
+    if not 0 < count < POISSON_COUNT:
+        return max(bound, 0.0)
+    normal = NormalDist()
+    one_sided = normal.inv_cdf(2 * normal.cdf(quantile) - 1)
+    root = 1 - 1 / (9 * count) - one_sided / (3 * math.sqrt(count))
+    return min(bound, share * max(root, 0.0) ** 3)

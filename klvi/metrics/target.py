@@ -1,0 +1,185 @@
+"""The metrics that compare policy and target: per prompt, as Z is a prompt's own, then averaged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from klvi.metrics import estimators, importance
+from klvi.metrics.importance import LogProbabilities, Mixture
+from klvi.metrics.intervals import Estimate, average, interval
+from klvi.metrics.measurement import Measurement, Metric, Unavailable
+from klvi.samples import Samples
+
+LOWER_BOUNDS = ("eval/log_z_lower", "eval/elbo")
+NEEDS_Z: dict[str, Callable[[Mixture], Estimate]] = {
+    "eval/kl_target_reverse": importance.kl_reverse,
+    "eval/kl_target_forward": importance.kl_forward,
+    "eval/tv_target": importance.total_variation,
+    "eval/log_z": importance.log_z,
+    "eval/log_z_upper": importance.log_z_upper,
+}
+INFINITE_OUTSIDE = ("eval/kl_target_reverse", *LOWER_BOUNDS)
+SMALLEST_DEGREES = 5.0
+SAME = 1e-6
+
+
+@dataclass(frozen=True)
+class Trust:
+    """When importance-sampled metrics are refused, and how wide the intervals are.
+
+    Attributes:
+        ess_floor: the smallest effective sample size, per prompt.
+        log_z_bound: a lower bound on log Z known from elsewhere, nats.
+        confidence: of the intervals.
+    """
+
+    ess_floor: float
+    log_z_bound: float
+    confidence: float
+
+
+def target_metrics(
+    samples: Samples,
+    log_target: Tensor,
+    prior_samples: Samples | None,
+    prior_log_target: Tensor | None,
+    trust: Trust,
+) -> dict[str, Metric]:
+    """KLs, total variation, log Z with its sandwich, and the effective sample size."""
+    policy = _by_prompt(samples, log_target)
+    prior: dict[str, LogProbabilities] = {}
+    if prior_samples is not None and prior_log_target is not None:
+        prior = _by_prompt(prior_samples, prior_log_target)
+    violated = _violations(policy, prior)
+    single = [prompt for prompt, part in policy.items() if len(part.policy) == 1]
+    if single:
+        refusal = Unavailable(f"prompt {single[0]!r} has a single sample, and Z is a prompt's own")
+        bound = interval(estimators.elbo(samples.log_policy_sequence, log_target), trust.confidence)
+        metrics: dict[str, Metric] = dict.fromkeys([*NEEDS_Z, "eval/ess"], refusal)
+        return metrics | dict.fromkeys(LOWER_BOUNDS, violated or bound)
+    mixtures = {
+        prompt: importance.mixture(part, prior.get(prompt)) for prompt, part in policy.items()
+    }
+    weights = [len(part.policy) / len(samples) for part in policy.values()]
+    metrics = _measure(list(mixtures.values()), weights, _worst_prompt(mixtures), trust)
+    return metrics | (dict.fromkeys(INFINITE_OUTSIDE, violated) if violated else {})
+
+
+def _by_prompt(samples: Samples, log_target: Tensor) -> dict[str, LogProbabilities]:
+    rows: dict[str, list[int]] = {}
+    for i, prompt in enumerate(samples.prompts):
+        rows.setdefault(prompt, []).append(i)
+    log_policy = samples.log_policy.double().sum(1).cpu()
+    log_prior = samples.log_prior.double().sum(1).cpu()
+    target = log_target.double().cpu()
+    return {
+        prompt: LogProbabilities(log_policy[chosen], log_prior[chosen], target[chosen])
+        for prompt, chosen in rows.items()
+    }
+
+
+def _violations(
+    policy: dict[str, LogProbabilities], prior: dict[str, LogProbabilities]
+) -> Unavailable | None:
+    """The policy reaches what the target excludes: its KL to the target is infinite."""
+    counts = []
+    for source in (policy, prior):
+        targets = [part.target for part in source.values()]
+        excluded = sum(int((target == -math.inf).sum()) for target in targets)
+        counts.append((excluded, sum(len(target) for target in targets)))
+    (excluded, n), (seen, n_prior) = counts
+    if excluded:
+        return Unavailable(f"infinite: {excluded} of {n} samples violate the constraint")
+    if seen:
+        return Unavailable(
+            f"infinite: none of {n} samples violates the constraint, but {seen} of {n_prior} "
+            "samples of the prior do, and the policy can make them too"
+        )
+    return None
+
+
+@dataclass(frozen=True)
+class _Worst:
+    """The prompt with the smallest effective sample size, and how to name it."""
+
+    mixture: Mixture
+    size: float
+    place: str
+
+
+def _worst_prompt(mixtures: dict[str, Mixture]) -> _Worst:
+    sizes = {p: importance.effective_sample_size(mix).value for p, mix in mixtures.items()}
+    worst = min(sizes, key=lambda prompt: sizes[prompt])
+    place = f" for prompt {worst!r}" if len(mixtures) > 1 else ""
+    return _Worst(mixtures[worst], sizes[worst], place)
+
+
+def _measure(
+    mixtures: list[Mixture], weights: list[float], worst: _Worst, trust: Trust
+) -> dict[str, Metric]:
+    n = sum(len(mix.log_weight) for mix in mixtures)
+    if all(_featureless(mix) for mix in mixtures):
+        reason = f"all {n} samples have the same evidence: what the target prefers was not seen"
+        return dict.fromkeys([*NEEDS_Z, *LOWER_BOUNDS, "eval/ess"], Unavailable(reason))
+
+    def measure(estimator: Callable[[Mixture], Estimate], name: str) -> Metric:
+        found = average([estimator(mix) for mix in mixtures], weights)
+        return _with_interval(name, found, trust)
+
+    metrics = {"eval/ess": measure(importance.effective_sample_size, "eval/ess")}
+    metrics |= dict.fromkeys(LOWER_BOUNDS, measure(importance.log_z_lower, "eval/elbo"))
+    refusal = _refusal(worst, trust.ess_floor)
+    if refusal is None:
+        metrics |= {name: measure(estimator, name) for name, estimator in NEEDS_Z.items()}
+        refusal = _below_bound(metrics["eval/log_z"], trust.log_z_bound)
+    if refusal is not None:
+        metrics |= dict.fromkeys(NEEDS_Z, refusal)
+    return metrics
+
+
+def _featureless(mix: Mixture) -> bool:
+    """Whether policy and prior coincide on samples that the target does not tell apart."""
+    return bool(
+        float(mix.log_evidence.max()) - float(mix.log_evidence.min()) < SAME
+        and float(mix.log_weight.max()) - float(mix.log_weight.min()) < SAME
+    )
+
+
+def _with_interval(name: str, found: Estimate, trust: Trust) -> Metric:
+    if name == "eval/ess":
+        measured = interval(found, trust.confidence, 0.0, float(found.n))
+        # Weights not seen yet may be larger still.
+        return replace(measured, low=0.0) if found.value < trust.ess_floor else measured
+    if found.error > 0 and found.degrees < SMALLEST_DEGREES:
+        few = max(round(found.degrees / 2), 1)
+        return Unavailable(f"heavy tails: about {few} of {found.n} samples carry the estimate")
+    if name == "eval/tv_target":
+        return interval(found, trust.confidence, 0.0, 1.0)
+    return interval(found, trust.confidence, 0.0 if "/kl_" in name else -math.inf)
+
+
+def _refusal(worst: _Worst, floor: float) -> Unavailable | None:
+    """Why the weights cannot be trusted: the worst prompt's effective sample size, if too low."""
+    n = len(worst.mixture.log_weight)
+    if worst.size == 0:
+        return Unavailable(f"none of {n} samples{worst.place} has a positive target probability")
+    if worst.size >= floor:
+        return None
+    return Unavailable(
+        f"effective sample size {worst.size:.1f} of {n} samples{worst.place} "
+        f"is below the floor of {floor:g}"
+    )
+
+
+def _below_bound(log_z: Metric, bound: float) -> Unavailable | None:
+    """Why log Z cannot be what was found: it is known to be larger, by twice the reach."""
+    if not isinstance(log_z, Measurement) or 2 * log_z.high - log_z.value >= bound:
+        return None
+    return Unavailable(
+        f"the samples miss part of the target: they give log Z = {log_z.value:.4g}, "
+        f"but it is at least {bound:.4g}"
+    )
