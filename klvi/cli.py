@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import hydra
@@ -12,7 +14,7 @@ import hydra
 import klvi
 from klvi.config.check import Checked, check
 from klvi.config.command_line import CommandLine, parse
-from klvi.config.compose import CONF_DIRECTORY, VERSION_BASE
+from klvi.config.compose import CONF_DIRECTORY, SCHEMAS, VERSION_BASE
 from klvi.config.keys import suggestion
 from klvi.errors import UserError
 from klvi.job import FAILED, USER_ERROR, Job, report
@@ -39,13 +41,18 @@ INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line `arguments` (default: `sys.argv`); returns the exit code."""
     try:
-        return _dispatch(list(sys.argv[1:] if arguments is None else arguments))
+        code = _dispatch(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+        return code
     except UserError as error:
         report(error)
         return USER_ERROR
     except KeyboardInterrupt:
         print("klvi: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:  # as in `klvi train --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -91,8 +98,21 @@ def _complete(line: CommandLine) -> int:
         return 0
     command = words[0] if words and words[0] in COMMANDS else "train"
     os.environ["COMP_LINE"] = " ".join([program, *words[1:]])
-    _hydra(command, command, [*line.flags, *line.words])
+    found = io.StringIO()
+    with contextlib.redirect_stdout(found):
+        _hydra(command, command, [*line.flags, *line.words])
+    script = not any(word.startswith("query=") for word in line.words)
+    print(found.getvalue() if script else " ".join(_own(command, found.getvalue().split())))
     return 0
+
+
+def _own(command: str, completions: Sequence[str]) -> Iterator[str]:
+    """Without the config groups that other commands have."""
+    own = {*SCHEMAS[command].model_fields, *(("experiment", "debug") if command == "train" else ())}
+    groups = {folder.name for folder in CONF_DIRECTORY.iterdir() if folder.is_dir()}
+    for completion in completions:
+        if completion.rstrip("=") not in groups - own:
+            yield completion
 
 
 def _run(command: str, line: CommandLine) -> int:

@@ -13,13 +13,12 @@ from omegaconf import DictConfig
 
 from klvi.config.combination import Combination
 from klvi.config.command_line import CommandLine
-from klvi.config.compose import COMPOSITION_ERRORS, Composer, composer, one_line
+from klvi.config.compose import COMPOSITION_ERRORS, OF_A_RUN, Composer, composer, one_line
 from klvi.config.overrides import Sweep, parse_overrides, sweep_of
 from klvi.config.run_folder import store_primary
 from klvi.errors import UserError
 
 MOST_JOBS = 100
-OF_A_RUN = ("eval", "sample", "export")
 
 
 @dataclass(frozen=True)
@@ -50,11 +49,13 @@ def check(command: str, line: CommandLine) -> Checked:
             settings = _settings(hydra, overrides)
         except UserError as error:
             raise UserError(*problems, *error.problems) from error
+        own_groups = list(settings.hydra.runtime.choices)
         sweep = None
         if line.options.multirun or settings.hydra.mode == RunMode.MULTIRUN:
+            problems += _interval_problems(settings, overrides)
             sweep = _sweep(hydra, settings, overrides)
         for job in _jobs(hydra, overrides, sweep):
-            problems += Combination(command, hydra, settings, job).problems()
+            problems += Combination(command, hydra, own_groups, job).problems()
         _raise(problems)
         if sweep is None:
             return Checked(hydra.config_name)
@@ -113,6 +114,16 @@ def _settings(hydra: Composer, overrides: list[Override]) -> DictConfig:
         return hydra.compose([], RunMode.MULTIRUN)
     except COMPOSITION_ERRORS as error:
         raise UserError(one_line(error)) from error
+
+
+def _interval_problems(settings: DictConfig, overrides: Sequence[Override]) -> list[str]:
+    if not settings.hydra.sweeper._target_.endswith(".BasicSweeper"):
+        return []
+    return [
+        f"{o.input_line}: an interval needs another sweeper than Hydra's own; list the values"
+        for o in overrides
+        if o.is_interval_sweep()
+    ]
 
 
 def _sweep(hydra: Composer, settings: DictConfig, overrides: Sequence[Override]) -> Sweep:

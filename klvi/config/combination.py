@@ -2,57 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from klvi.config.compose import COMPOSITION_ERRORS, SCHEMAS, Composer, one_line, problems_of
-from klvi.config.keys import keys, sections_of, suggestion
+from klvi.config.compose import COMPOSITION_ERRORS, Composer, one_line, problems_of
+from klvi.config.key_check import KeyCheck
+from klvi.config.keys import suggestion
 from klvi.config.overrides import needs_multirun
-from klvi.config.validation import spelled, unknown_key
+from klvi.config.validation import spelled
 
 
 @dataclass(frozen=True)
 class Combination:
-    """A command with its overrides; `settings` is the command's configuration before them."""
+    """A command with its overrides; `own_groups` are the config groups that the command has."""
 
     command: str
     hydra: Composer
-    settings: DictConfig
+    own_groups: Sequence[str]
     overrides: Sequence[Override]
 
     def problems(self) -> list[str]:
         """A line for each problem, of the overrides and of the configuration they lead to."""
-        problems: list[str] = []
-        chosen = self._without(self.overrides, self._choice_problem, problems)
-        groups = [o for o in chosen if self.hydra.is_group(o.key_or_group)]
+        chosen, problems = _sorted_out(self.overrides, self._choice_problem)
+        choices = [o for o in chosen if self.hydra.is_group(o.key_or_group)]
         whole = self._compose(chosen)
-        base = whole or self._compose(groups)
+        base = whole or self._compose(choices)
         if base is None:
-            return problems + self._culprits(groups)
-        raw = OmegaConf.to_container(base, resolve=False)
-        good = self._without(chosen, lambda o: self._key_problem(o, base, raw), problems)
-        cfg = whole if whole and len(good) == len(chosen) else self._compose(good)
+            return problems + self._accepted(choices)[1]
+        check = KeyCheck(self.command, self.hydra, self.own_groups, base, choices)
+        good, wrong_keys = _sorted_out(chosen, check.problem)
+        cfg = self._compose(good)
         if cfg is None:
-            return problems + self._culprits(good)
-        return problems + problems_of(self.command, cfg)
-
-    @staticmethod
-    def _without(
-        overrides: Sequence[Override], problem: Any, problems: list[str]
-    ) -> list[Override]:
-        """The overrides without a problem; the others' problems are added to `problems`."""
-        good = []
-        for override in overrides:
-            found = problem(override)
-            if found:
-                problems.append(found)
-            else:
-                good.append(override)
-        return good
+            good, refused = self._accepted(good)
+            wrong_keys += refused
+            cfg = self._compose(good)
+        return problems + wrong_keys + (problems_of(self.command, cfg) if cfg else [])
 
     def _compose(self, overrides: Sequence[Override]) -> DictConfig | None:
         try:
@@ -60,32 +47,32 @@ class Combination:
         except COMPOSITION_ERRORS:
             return None
 
-    def _culprits(self, overrides: Sequence[Override]) -> list[str]:
-        """The overrides that Hydra refuses, in Hydra's words."""
-        accepted: list[str] = []
+    def _accepted(self, overrides: Sequence[Override]) -> tuple[list[Override], list[str]]:
+        """The overrides that Hydra accepts, and of the others what Hydra says."""
+        accepted: list[Override] = []
         problems = []
         for override in overrides:
-            line = override.input_line or ""
             try:
-                self.hydra.compose([*accepted, line])
-                accepted.append(line)
+                self.hydra.compose([o.input_line or "" for o in [*accepted, override]])
+                accepted.append(override)
             except COMPOSITION_ERRORS as error:
-                problems.append(f"{line}: {one_line(error)}")
-        return problems
+                problems.append(f"{override.input_line}: {one_line(error)}")
+        return accepted, problems
 
     def _choice_problem(self, override: Override) -> str | None:
+        """What is wrong with the choice of a file for a config group."""
         group, line = override.key_or_group, override.input_line
         if override.is_sweep_override():
             return needs_multirun(override)
         if not self.hydra.is_group(group) or override.is_delete():
             return None
-        if group not in self.settings.hydra.runtime.choices and not override.is_add():
+        if group not in self.own_groups and not override.is_add():
             return f"{line}: klvi {self.command} has no {group}"
-        if group in self.settings.hydra.runtime.choices and override.is_add():
+        if group in self.own_groups and override.is_add():
             return f"{line}: write it without the +"
         value = override.value()
         for choice in value if isinstance(value, list) else [value]:
-            if choice is not None and not self._exists(group, str(choice)):
+            if choice is None or not self._exists(group, str(choice)):
                 known = self.hydra.choices(group)
                 near = suggestion(str(choice), known)
                 return f"{group}={spelled(choice)}: must be one of {', '.join(known)}{near}"
@@ -95,34 +82,10 @@ class Combination:
         folder, _, name = f"{group}/{choice}".rpartition("/")
         return name in self.hydra.choices(folder)
 
-    def _key_problem(self, override: Override, base: DictConfig, raw: Any) -> str | None:
-        key, line = override.key_or_group, override.input_line
-        schema = SCHEMAS[self.command]
-        if self.hydra.is_group(key):
-            return None
-        if key == "hydra.sweep.subdir":
-            return f"{line}: klvi numbers the jobs of a sweep"
-        if key.startswith("hydra.") or key == "hydra":
-            return None if override.is_add() else _hydra_key_problem(key, base)
-        group, _, last = key.rpartition(".")
-        if self.command in {"eval", "sample"} and key.split(".")[0] == "lora":
-            return f"{line}: klvi {self.command} takes the LoRA of the run"
-        if key not in keys(schema, raw):
-            groups = (g for g in self.settings.hydra.runtime.choices if not g.startswith("hydra/"))
-            return unknown_key(key, schema, raw, *groups)
-        if last == "name" and len(sections_of(schema.model_fields[group].annotation)) > 1:
-            return f"{line}: choose with {group}={spelled(override.value())}"
-        if override.is_add() and OmegaConf.select(self.settings, key) is not None:
-            return f"{line}: {key} has a value already; write it without the +"
-        return None
 
-
-def _hydra_key_problem(key: str, base: DictConfig) -> str | None:
-    known = list(_dotted(OmegaConf.to_container(base.hydra, resolve=False), "hydra"))
-    return None if key in known else f"{key}: unknown key of Hydra{suggestion(key, known)}"
-
-
-def _dotted(value: Any, key: str) -> Iterator[str]:
-    yield key
-    for name, below in value.items() if isinstance(value, dict) else ():
-        yield from _dotted(below, f"{key}.{name}")
+def _sorted_out(
+    overrides: Sequence[Override], problem: Callable[[Override], str | None]
+) -> tuple[list[Override], list[str]]:
+    """The overrides without a problem, and the problems of the others."""
+    found = [(override, problem(override)) for override in overrides]
+    return [o for o, line in found if line is None], [line for _, line in found if line]

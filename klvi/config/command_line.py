@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
 
@@ -17,7 +19,7 @@ class CommandLine:
     """What the user typed.
 
     Attributes:
-        words: the command and its overrides, in order.
+        words: the command and its overrides, in order, `=~/` with the home folder in it.
         options: Hydra's flags by name (`multirun`, `cfg`, `config_dir`, …).
         flags: the flags once more, as Hydra takes them.
     """
@@ -49,4 +51,5 @@ def parse(arguments: Sequence[str]) -> CommandLine:
             flags.append(action.option_strings[0])
         elif isinstance(value, str):
             flags += [action.option_strings[0], value]
-    return CommandLine(tuple(options.overrides), options, tuple(flags))
+    words = (re.sub(r"=~(?=/|$)", f"={Path.home()}", word) for word in options.overrides)
+    return CommandLine(tuple(words), options, tuple(flags))

@@ -31,7 +31,7 @@ from klvi.config.validation import spelled, validate
 from klvi.errors import UserError
 
 VERSION_BASE = "1.3"
-COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
 CONF_DIRECTORY = Path(str(importlib.resources.files("klvi.conf"))).resolve()
 SCHEMAS: dict[str, type[BaseModel]] = {
     "train": schema.TrainConfig,
@@ -41,6 +41,8 @@ SCHEMAS: dict[str, type[BaseModel]] = {
     "export": schema.ExportConfig,
     "pretrain": schema.PretrainConfig,
 }
+# Commands that take a run's policy, or a prior alone.
+OF_A_RUN = ("eval", "sample", "export")
 
 
 @cache
@@ -94,7 +96,12 @@ class Composer:
 
     def choices(self, group: str) -> list[str]:
         """The choices of a group."""
-        return list(self.hydra.config_loader.get_group_options(group, ObjectType.CONFIG))
+        return _choices(self, group)
+
+
+@lru_cache
+def _choices(composer: Composer, group: str) -> list[str]:
+    return list(composer.hydra.config_loader.get_group_options(group, ObjectType.CONFIG))
 
 
 @lru_cache(maxsize=8)

@@ -43,6 +43,23 @@ def _below(annotation: Any, raw: object, key: str) -> Iterator[tuple[str, FieldI
         yield from _walk(section, raw, f"{key}.")
 
 
+def is_key(schema: type[BaseModel], raw: Raw, key: str) -> bool:
+    """Whether `key` may be set; under a section that the user names, before it is there, too."""
+    annotation: Any = schema
+    value: Any = raw
+    for part in key.split("."):
+        named, section = named_sections(annotation), section_of(annotation, value)
+        if named is not None:
+            annotation = named
+        elif section is not None and part in section.model_fields:
+            annotation = section.model_fields[part].annotation
+        else:
+            # A reward that is still to come may be any of them.
+            return value is None and len(sections_of(annotation)) > 1
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return True
+
+
 def named_sections(annotation: Any) -> Any | None:
     """The type of the sections that the user names, for a `dict[str, …]`; else None."""
     annotation = _bare(annotation)
@@ -76,9 +93,11 @@ def names_of(section: type[BaseModel]) -> tuple[str, ...]:
     return get_args(field.annotation) if field and get_origin(field.annotation) is Literal else ()
 
 
-def described(field: FieldInfo) -> str:
+def described(field: FieldInfo | None) -> str:
     """What a value may be, in words: "a whole number, at least 1"."""
-    return " or ".join(_described(field.annotation, field.metadata))
+    if field is None:
+        return "a section"
+    return " or ".join(dict.fromkeys(_described(field.annotation, field.metadata)))
 
 
 def _described(annotation: Any, metadata: Iterable[object]) -> list[str]:

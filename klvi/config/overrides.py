@@ -20,7 +20,7 @@ def parse_overrides(words: Sequence[str], hydra: Composer) -> tuple[list[Overrid
     overrides, problems = [], []
     for word in words:
         try:
-            overrides.append(parser.parse_override(word))
+            overrides += parser.parse_overrides([word])
         except HydraException:
             problems.append(_unreadable(word, hydra))
     return overrides, problems

@@ -16,7 +16,7 @@ Values = Mapping[str, Any]
 
 def broken_rules(command: str, raw: Mapping[str, Any], wrong: Set[str]) -> Iterator[str]:
     """A line per broken rule; rules about the dotted keys in `wrong` are left out."""
-    values = {key: value for key, value in flat(raw) if key not in wrong}
+    values = {key: _as_text(key, value) for key, value in flat(raw) if key not in wrong}
     yield from _required(command, values)
     yield from _run_folder(values)
     yield from _model(values)
@@ -25,6 +25,12 @@ def broken_rules(command: str, raw: Mapping[str, Any], wrong: Set[str]) -> Itera
     yield from _prompts(values)
     yield from _objective(values)
     yield from _sizes(values)
+
+
+def _as_text(key: str, value: Any) -> Any:
+    """Hydra reads a text such as `reward.text=3` as a number."""
+    textual = key.rpartition(".")[2] in {"run", "out", "path", "function", "text"}
+    return str(value) if textual and value is not None else value
 
 
 def flat(raw: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -12,6 +12,8 @@ from omegaconf import OmegaConf
 
 from klvi.config.compose import CONF_DIRECTORY, SCHEMAS
 from klvi.config.rules import run_folder_problem
+from klvi.config.schema import TrainConfig
+from klvi.config.validation import validate
 from klvi.errors import UserError
 
 
@@ -36,7 +38,7 @@ def store_primary(command: str, run: str, chosen: Set[str]) -> str:
 
 
 def run_config(folder: Path) -> dict[str, Any]:
-    """What `config.yaml` of a run holds.
+    """What `config.yaml` of a run holds, a valid `TrainConfig`.
 
     Raises UserError where `folder` is not the folder of a run, or the file is broken.
     """
@@ -44,10 +46,14 @@ def run_config(folder: Path) -> dict[str, Any]:
     if problem:
         raise UserError(f"run={folder}: {problem}")
     try:
-        return _load(folder / "config.yaml")
+        stored = _load(folder / "config.yaml")
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"run={folder}: its config.yaml is broken: {reason}") from error
+    wrong = validate(TrainConfig, stored).problems
+    if wrong:
+        raise UserError(*(f"run={folder}: its config.yaml: {problem}" for problem in wrong))
+    return stored
 
 
 def _load(file: Path) -> dict[str, Any]:

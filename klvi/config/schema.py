@@ -177,6 +177,9 @@ class WeightedReward(Section):
     reward: Reward
 
 
+SumReward.model_rebuild()
+
+
 class PosteriorTarget(Section):
     """p ∝ π0·exp(r/β), with the top-level `beta`."""
 

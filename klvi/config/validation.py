@@ -72,7 +72,12 @@ def _problem(schema: type[BaseModel], raw: Raw, key: str, item: Mapping[str, Any
     if item["type"] == "extra_forbidden":
         return unknown_key(key, schema, raw)
     if item["type"] == "missing":
-        return f"{key}: is missing" + (f"; give {described(field)}" if field else "")
+        several = field is not None and len(sections_of(field.annotation)) > 1
+        choose = f"choose one, as in {key}=NAME" if "." not in key else "give one with a name"
+        remedy = choose if several else f"give {described(field)}"
+        return f"{key}: is missing; {remedy}"
+    if item["type"] == "finite_number":
+        return f"{key}={spelled(item['input'])}: must be a finite number"
     if item["type"] in {"union_tag_invalid", "union_tag_not_found"} and field is not None:
         names = [name for section in sections_of(field.annotation) for name in names_of(section)]
         name = item["ctx"].get("tag")

@@ -1,0 +1,291 @@
+"""Every mistake is told in one line, all of them together, before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from klvi.config import check as check_module
+
+Problems = Callable[..., list[str]]
+
+REWARDS = "classifier, contains, length, lexicon, python, sum"
+MODELS = "distilgpt2, enumerable, gpt2, pythia-70m, qwen3-0.6b, smollm2-135m, tiny"
+
+ONE_PROBLEM = {
+    # Unknown keys: the near spelling, never `+key`.
+    "beat=0.3": "beat: unknown key; did you mean beta?",
+    "lr=1e-4": "lr: unknown key; did you mean optim.lr?",
+    "samples=10": "samples: unknown key; did you mean evaluation.samples?",
+    "lora.rank=4": "lora.rank: unknown key; did you mean lora.r?",
+    "+lora.foo=1": "lora.foo: unknown key; lora has r, alpha, targets",
+    "++lora.foo=1": "lora.foo: unknown key; lora has r, alpha, targets",
+    "+trainer.epochs=3": "trainer.epochs: unknown key; did you mean objective.epochs?",
+    "objectiv=kl": "objectiv: unknown key; did you mean objective?",
+    "experimnt=paris": "experimnt: unknown key; did you mean experiment?",
+    "reward.words=[a]": "reward.words: not a key of reward=contains, but of reward=lexicon",
+    "hydra.run.dri=x": "hydra.run.dri: unknown key of Hydra; did you mean hydra.run.dir?",
+    "+beta=0.3": "+beta=0.3: has a value already; write it without the +",
+    "+experiment=paris": "+experiment=paris: write it without the +",
+    # Choices.
+    "reward=contians": f"reward=contians: must be one of {REWARDS}; did you mean contains?",
+    "model=gtp2": f"model=gtp2: must be one of {MODELS}; did you mean gpt2?",
+    "objective=dpo": "objective=dpo: must be one of gdc, kl, rl",
+    "reward.name=length": "reward.name=length: choose with reward=length",
+    "reward=null": f"reward=null: must be one of {REWARDS}",
+    "~tracking": "tracking: is missing; choose one, as in tracking=NAME",
+    # Types and ranges, with what is allowed.
+    "beta=-1": "beta=-1: must be a number, greater than 0",
+    "beta=0": "beta=0: must be a number, greater than 0",
+    "beta=high": "beta=high: must be a number, greater than 0",
+    "beta=[1,2]": "beta=[1, 2]: must be a number, greater than 0",
+    "beta=nan": "beta=nan: must be a finite number",
+    "updates=0": "updates=0: must be a whole number, at least 1",
+    "updates=2.5": "updates=2.5: must be a whole number, at least 1",
+    "updates=null": "updates=null: must be a whole number, at least 1",
+    "seed=true": "seed=true: must be a whole number, at least 0",
+    "batch_size=1": "batch_size=1: must be a whole number, at least 2",
+    "rollout.max_new_tokens=0": "rollout.max_new_tokens=0: must be a whole number, at least 1",
+    "objective.gae_lambda=2": (
+        "objective.gae_lambda=2: must be a number, at least 0 and at most 1"
+    ),
+    "objective.kl_stop=0": "objective.kl_stop=0: must be a number, greater than 0 or null",
+    "evaluation.confidence=95": (
+        "evaluation.confidence=95: must be a number, greater than 0 and less than 1"
+    ),
+    "optim.schedule=liner": (
+        "optim.schedule=liner: must be one of linear, constant, cosine; did you mean linear?"
+    ),
+    "optim.gradient_checkpointing=1": ("optim.gradient_checkpointing=1: must be true or false"),
+    "lora.targets=c_attn": "lora.targets=c_attn: must be a list such as [a,b] or null",
+    "reward.text=''": "reward.text=: must be a text, not empty",
+    "optim=3": "optim=3: is a section; set its keys, as in optim.lr=VALUE",
+    "beta=${alpha}": "beta: Interpolation key 'alpha' not found",
+    # What is not an override, or not one that Hydra can read.
+    "kl": "kl: not key=value; did you mean objective=kl?",
+    "foo": "foo: not key=value",
+    "reward.text='a": (
+        "reward.text='a: cannot be read; put quotes around a value with one of ,:=()[]{} or a "
+        "quote in it, as in \"reward.text='a, b'\""
+    ),
+    "beta=0.1,0.3": (
+        "beta=0.1,0.3: several values are a sweep, which needs -m; a list is beta=[0.1,0.3]"
+    ),
+    # Missing values and files.
+    "reward=python": "reward.function: is missing; give reward.function=FILE.py:NAME",
+    "reward=classifier": (
+        "reward.path: is missing; give a sequence-classification model: "
+        "reward.path=HUB_ID_OR_FOLDER"
+    ),
+    "prompts=file": "prompts.path: is missing; give a file of texts or JSON lines",
+    "model.path=./none": "model.path=./none: no such folder",
+    # Combinations.
+    "target=constraint": (
+        "objective=kl with target=constraint: reverse KL to a hard constraint is infinite; "
+        "use objective=gdc, or target=posterior with a small beta"
+    ),
+    "objective.minibatches=200": "objective.minibatches=200: must be at most batch_size=128",
+    "evaluation.ess_floor=1000": (
+        "evaluation.ess_floor=1000: must be at most evaluation.samples=512"
+    ),
+    "model=enumerable": (
+        "reward.text=Paris: model=enumerable writes letters a to e parted by spaces, at most 5; "
+        "choose such as reward.text='a b', or experiment=enumerable"
+    ),
+}
+
+
+@pytest.mark.parametrize("override", ONE_PROBLEM)
+def test_one_problem_is_one_line(override: str, problems: Problems) -> None:
+    assert problems("train", override) == [ONE_PROBLEM[override]]
+
+
+def test_all_problems_come_together(problems: Problems) -> None:
+    arguments = ["lr=1", "beta=-1", "model=gtp2", "kl", "reward=python", "prompts=file"]
+    assert problems("train", *arguments, "optim.warmup=-1", "hydra.run.dri=x") == [
+        ONE_PROBLEM["kl"],
+        ONE_PROBLEM["model=gtp2"],
+        ONE_PROBLEM["lr=1e-4"],
+        ONE_PROBLEM["hydra.run.dri=x"],
+        "beta=-1: must be a number, greater than 0",
+        "optim.warmup=-1: must be a whole number, at least 0",
+        ONE_PROBLEM["reward=python"],
+        ONE_PROBLEM["prompts=file"],
+    ]
+
+
+def test_a_wrong_value_is_not_told_twice(problems: Problems) -> None:
+    assert problems("train", "batch_size=-4", "objective.minibatches=200") == [
+        "batch_size=-4: must be a whole number, at least 2"
+    ]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("name=2024", "reward.text=42"),
+        ("optim.max_grad_norm=null", "optim.lr=1e-5", "beta=1"),
+        ("objective=rl", "target=constraint"),
+        ("objective=gdc", "target=constraint", "target.threshold=1"),
+        ("objective.minibatches=4", "batch_size=4", "evaluation.samples=30"),
+        ("reward=sum", "+reward.terms.short={weight: 0.5, reward: {name: length}}"),
+        ("reward=sum", "~reward.terms.polite", "reward.terms.paris.weight=2"),
+        ("hydra.run.dir=here", "+hydra.job.env_set.A=1"),
+        ("model.path=openai-community/gpt2", "tracking=wandb", "tracking.tags=[a,b]"),
+        ("-m", "beta=0.1,0.3", "objective=glob([g*,k*])", "seed=range(0,2)"),
+        ("model=enumerable", "reward.text=' b c'"),
+        ("model=enumerable", "reward=length", "objective=rl"),
+    ],
+    ids=" ".join,
+)
+def test_what_is_right_has_no_problem(arguments: tuple[str, ...], problems: Problems) -> None:
+    assert problems("train", *arguments) == []
+
+
+def test_rewards_in_a_sum_are_checked_too(problems: Problems) -> None:
+    found = problems(
+        "train",
+        "reward=sum",
+        "+reward.terms.mine={reward: {name: python, function: none.py:f}}",
+        "+reward.terms.other={weight: 1, reward: {name: lenght}}",
+        "+reward.terms.third.weight=2",
+    )
+    assert found == [
+        "reward.terms.other.reward.name=lenght: must be one of contains, lexicon, length, "
+        "classifier, python, sum; did you mean length?",
+        "reward.terms.third.reward: is missing; give one with a name",
+        "reward.terms.mine.reward.function=none.py:f: no such file none.py",
+    ]
+    emptied = problems("train", "reward=sum", "~reward.terms.paris", "~reward.terms.polite")
+    assert emptied == [
+        "reward.terms: has no term; add one, as in "
+        "'+reward.terms.short={weight: 1, reward: {name: length}}'"
+    ]
+
+
+def test_files_of_rewards_and_prompts(problems: Problems, tmp_path: Path) -> None:
+    (tmp_path / "score.py").write_text("raise SystemExit  # is read, not run\ndef score(): ...\n")
+    (tmp_path / "broken.py").write_text("def score(:\n")
+
+    def function(value: str) -> list[str]:
+        return problems("train", "reward=python", f"reward.function='{value}'")
+
+    assert function("score.py:score") == []
+    assert function("score.py:other") == [
+        "reward.function=score.py:other: score.py has no other; it defines score"
+    ]
+    assert function("score.py") == ["reward.function=score.py: must be FILE.py:NAME"]
+    assert function("none.py:f") == ["reward.function=none.py:f: no such file none.py"]
+    assert function("broken.py:f")[0].startswith("reward.function=broken.py:f: broken.py is not")
+    assert problems("train", "prompts=file", "prompts.path=none.txt") == [
+        "prompts.path=none.txt: no such file"
+    ]
+    assert problems("train", "reward=lexicon", "reward.path=none.txt", "reward.words=[a]") == [
+        "reward.words and reward.path exclude each other: give one of them",
+        "reward.path=none.txt: no such file",
+    ]
+
+
+def test_a_home_folder_is_found(
+    problems: Problems, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "model").mkdir()
+    assert problems("train", "model.path=~/model") == []
+    assert problems("train", "model.path=~/none") == [f"model.path={tmp_path}/none: no such folder"]
+
+
+@pytest.mark.parametrize(
+    ("command", "argument", "line"),
+    [
+        ("eval", "objective=kl", "objective=kl: klvi eval has no objective"),
+        ("eval", "lora.r=4", "lora.r=4: klvi eval takes the LoRA of the run"),
+        ("eval", "run=none", "run=none: no such folder"),
+        ("sample", "n=0", "n=0: must be a whole number, at least 1"),
+        ("export", "model=tiny", "out: is missing; give the folder to write, as in out=DIR"),
+        ("resume", "", "run: is missing; give the run's folder, as in run=runs/kl/DIR"),
+        ("resume", "run=none", "run=none: no such folder"),
+        ("resume", "beta=1", "beta: unknown key"),
+    ],
+)
+def test_other_commands(command: str, argument: str, line: str, problems: Problems) -> None:
+    assert line in problems(command, *filter(None, [argument]))
+
+
+def test_a_sweep_is_checked_in_every_combination(problems: Problems) -> None:
+    found = problems("train", "-m", "objective=kl,gdc,dpo", "target=posterior,constraint", "lr=1")
+    expected = ["lr=1e-4", "target=constraint", "objective=dpo"]
+    assert found == [ONE_PROBLEM[override] for override in expected]
+
+
+def test_a_huge_sweep_is_checked_value_by_value(
+    problems: Problems, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check_module, "MOST_JOBS", 5)
+    found = problems("train", "-m", "seed=-1,2,3", "beta=0.1,-1", "updates=3")
+    assert sorted(found) == [
+        "beta=-1: must be a number, greater than 0",
+        "seed=-1: must be a whole number, at least 0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            ["-m", "beta=interval(0.1,1)"],
+            "beta=interval(0.1,1): an interval needs another sweeper than Hydra's own; "
+            "list the values",
+        ),
+        (["-m", "hydra.sweep.subdir=x"], "hydra.sweep.subdir=x: klvi numbers the jobs of a sweep"),
+        (["-m", "--cfg", "job"], "--multirun and --cfg exclude each other"),
+        (["--resolve"], "--resolve: only with --cfg"),
+        (["--config-dir", "none"], "--config-dir=none: no such folder"),
+    ],
+)
+def test_sweeps_and_flags(arguments: list[str], line: str, problems: Problems) -> None:
+    assert problems("train", *arguments) == [line]
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Callable[[str, str], None]:
+    def write(name: str, text: str) -> None:
+        file = tmp_path / "own" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+
+    return write
+
+
+def test_the_users_own_configs(problems: Problems, own: Callable[[str, str], None]) -> None:
+    header = "# @package _global_\n"
+    own("experiment/good.yaml", header + "defaults: [override /reward: length]\nbeta: 0.5\n")
+    own("experiment/typo.yaml", header + "beat: 0.5\nupdates: many\noptim: {rate: 1}\n")
+    own("experiment/lost.yaml", header + "defaults: [override /model: gtp2]\n")
+    own("experiment/broken.yaml", header + "beta: [\n")
+    own("experiment/open.yaml", header + "defaults: [override /reward: open]\n")
+    own("reward/open.yaml", "name: contains\ntext: ???\n")
+    own("reward/mine.yaml", "name: contains\ntext: mine\n")
+
+    def experiment(name: str, *more: str) -> list[str]:
+        return problems("train", f"experiment={name}", *more, "--config-dir", "own")
+
+    assert experiment("good") == []
+    assert experiment("good", "reward=mine") == []
+    assert experiment("typo", "seed=-1") == [
+        "seed=-1: must be a whole number, at least 0",
+        "updates=many: must be a whole number, at least 1",
+        "optim.rate: unknown key; did you mean optim.lr?",
+        "beat: unknown key; did you mean beta?",
+    ]
+    assert experiment("open") == ["reward.text: is missing"]
+    for name, culprit in (("lost", "Could not find 'model/gtp2'"), ("broken", "broken.yaml")):
+        (line,) = experiment(name)
+        assert line.startswith(f"experiment={name}: ")
+        assert culprit in line
+        assert "\n" not in line
+    choices = "broken, enumerable, good, lost, nonoffensive, open, paris, typo"
+    assert experiment("god") == [f"experiment=god: must be one of {choices}; did you mean good?"]

@@ -1,0 +1,75 @@
+"""Keys and their descriptions are read from the schema."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from klvi.config.keys import described, is_key, keys, suggestion
+from klvi.config.schema import TrainConfig
+
+RAW: dict[str, Any] = {
+    "model": {"name": "gpt2"},
+    "reward": {"name": "sum", "terms": {"mine": {"reward": {"name": "length"}}}},
+    "objective": {"name": "gdc"},
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "known"),
+    [
+        ("beta", True),
+        ("optim", True),
+        ("optim.lr", True),
+        ("model.path", True),
+        ("model.letters", False),
+        ("objective.proposal", True),
+        ("objective.epochs", False),
+        ("reward.terms.mine.weight", True),
+        ("reward.terms.mine.reward.unit", True),
+        ("reward.terms.mine.reward.text", False),
+        ("beta.high", False),
+    ],
+)
+def test_keys_follow_the_choices(key: str, known: bool) -> None:
+    assert (key in keys(TrainConfig, RAW)) is known
+    assert is_key(TrainConfig, RAW, key) is known
+
+
+def test_a_term_that_is_yet_to_come_is_a_key() -> None:
+    assert is_key(TrainConfig, RAW, "reward.terms.other.reward.text")
+    assert not is_key(TrainConfig, RAW, "reward.terms.other.wait")
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("beta", "a number, greater than 0"),
+        ("threads", "a whole number, at least 1 or null"),
+        ("device", "one of auto, cpu, cuda"),
+        ("name", "a text, not empty"),
+        ("lora.targets", "a list such as [a,b] or null"),
+        ("model.trust_remote_code", "true or false"),
+        ("evaluation.confidence", "a number, greater than 0 and less than 1"),
+        ("reward", "a section"),
+    ],
+)
+def test_what_a_value_may_be(key: str, words: str) -> None:
+    assert described(keys(TrainConfig, RAW)[key]) == words
+
+
+@pytest.mark.parametrize(
+    ("wrong", "near"),
+    [
+        ("lr", "optim.lr"),
+        ("optm.lr", "optim.lr"),
+        ("objectve", "objective"),
+        ("evaluation.sample", "evaluation.samples"),
+        ("max_new_token", "rollout.max_new_tokens"),
+        ("zzz", None),
+    ],
+)
+def test_the_near_spelling(wrong: str, near: str | None) -> None:
+    found = suggestion(wrong, keys(TrainConfig, RAW))
+    assert found == (f"; did you mean {near}?" if near else "")
