@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import torch
 from torch import Tensor
@@ -109,12 +110,17 @@ def _policy_metrics(
     }
     return metrics | {
         "eval/perplexity_prior": Measurement(
-            value=math.exp(surprisal.value),
-            low=math.exp(surprisal.low),
-            high=math.exp(surprisal.high),
+            value=_exponential(surprisal.value),
+            low=_exponential(surprisal.low),
+            high=_exponential(surprisal.high),
             n=surprisal.n,
         )
     }
+
+
+def _exponential(nats: float) -> float:
+    """`exp`, at most the largest that a float holds: two samples give intervals beyond it."""
+    return math.exp(min(nats, math.log(sys.float_info.max)))
 
 
 def _folded_reward_std(

@@ -156,8 +156,8 @@ def bounded_interval(estimate: Estimate, confidence: float, low: float, high: fl
         unseen = quantile**2 / (size + quantile**2)
         bottom, top = share * (1 - unseen), share + (1 - share) * unseen
     else:
-        bottom = _score_bound(share, size, quantile)
-        top = 1 - _score_bound(1 - share, size, quantile)
+        bottom = _score_bound(share, size, quantile, confidence)
+        top = 1 - _score_bound(1 - share, size, quantile, confidence)
     return Measurement(
         value=estimate.value,
         low=min(estimate.value, low + scale * bottom),
@@ -166,7 +166,7 @@ def bounded_interval(estimate: Estimate, confidence: float, low: float, high: fl
     )
 
 
-def _score_bound(share: float, size: float, quantile: float) -> float:
+def _score_bound(share: float, size: float, quantile: float, confidence: float) -> float:
     """Wilson's lower bound of a proportion `share` of `size`.
 
     Below a count of 4 it is too high; there it is that of a Poisson count, one-sided (Brown, Cai
@@ -178,7 +178,5 @@ def _score_bound(share: float, size: float, quantile: float) -> float:
     count = share * size
     if not 0 < count < POISSON_COUNT:
         return max(bound, 0.0)
-    normal = NormalDist()
-    one_sided = normal.inv_cdf(2 * normal.cdf(quantile) - 1)
-    root = 1 - 1 / (9 * count) - one_sided / (3 * math.sqrt(count))
+    root = 1 - 1 / (9 * count) - NormalDist().inv_cdf(confidence) / (3 * math.sqrt(count))
     return min(bound, share * max(root, 0.0) ** 3)

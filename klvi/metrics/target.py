@@ -24,7 +24,7 @@ NEEDS_Z: dict[str, Callable[[Mixture], Estimate]] = {
 }
 INFINITE_OUTSIDE = ("eval/kl_target_reverse", *LOWER_BOUNDS)
 SMALLEST_DEGREES = 5.0
-SAME = 1e-6
+SAME = 1e-4
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ def target_metrics(
         prompt: importance.mixture(part, prior.get(prompt)) for prompt, part in policy.items()
     }
     weights = [len(part.policy) / len(samples) for part in policy.values()]
-    metrics = _measure(list(mixtures.values()), weights, _worst_prompt(mixtures), trust)
-    return metrics | (dict.fromkeys(INFINITE_OUTSIDE, violated) if violated else {})
+    worst = _worst_prompt(mixtures)
+    return _measure(list(mixtures.values()), weights, worst, violated, trust)
 
 
 def _by_prompt(samples: Samples, log_target: Tensor) -> dict[str, LogProbabilities]:
@@ -119,14 +119,21 @@ def _worst_prompt(mixtures: dict[str, Mixture]) -> _Worst:
 
 
 def _measure(
-    mixtures: list[Mixture], weights: list[float], worst: _Worst, trust: Trust
+    mixtures: list[Mixture],
+    weights: list[float],
+    worst: _Worst,
+    violated: Unavailable | None,
+    trust: Trust,
 ) -> dict[str, Metric]:
     n = sum(len(mix.log_weight) for mix in mixtures)
     if all(_featureless(mix) for mix in mixtures):
         reason = f"all {n} samples have the same evidence: what the target prefers was not seen"
         return dict.fromkeys([*NEEDS_Z, *LOWER_BOUNDS, "eval/ess"], Unavailable(reason))
+    infinite = dict.fromkeys(INFINITE_OUTSIDE, violated) if violated else {}
 
     def measure(estimator: Callable[[Mixture], Estimate], name: str) -> Metric:
+        if name in infinite:
+            return infinite[name]
         found = average([estimator(mix) for mix in mixtures], weights)
         return _with_interval(name, found, trust)
 
@@ -138,7 +145,7 @@ def _measure(
         refusal = _below_bound(metrics["eval/log_z"], trust.log_z_bound)
     if refusal is not None:
         metrics |= dict.fromkeys(NEEDS_Z, refusal)
-    return metrics
+    return metrics | infinite
 
 
 def _featureless(mix: Mixture) -> bool:
