@@ -204,7 +204,7 @@ class PPOSection(Section):
     clip: Annotated[float, Field(gt=0)] = 0.2
     value_clip: Annotated[float, Field(gt=0)] | None = 0.2
     value_coefficient: Annotated[float, Field(ge=0)] = 0.1
-    gae_lambda: Annotated[float, Field(ge=0, le=1)] = 0.95
+    gae_lambda: Annotated[float, Field(ge=0, le=1)] = 1.0
     whiten_advantages: bool = True
     kl_stop: Annotated[float, Field(gt=0)] | None = None
 
