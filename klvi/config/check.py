@@ -46,7 +46,8 @@ def check(command: str, line: CommandLine) -> Checked:
         overrides, problems = parse_overrides(line.words, hydra)
         try:
             hydra = _of_a_run(command, line, hydra, overrides)
-            settings = _settings(hydra, overrides)
+            mode = RunMode.MULTIRUN if line.options.multirun else RunMode.RUN
+            settings = _settings(hydra, overrides, mode)
         except UserError as error:
             raise UserError(*problems, *error.problems) from error
         own_groups = list(settings.hydra.runtime.choices)
@@ -103,15 +104,15 @@ def _of_a_run(
     return replace(hydra, config_name=store_primary(command, str(given[-1].value()), groups))
 
 
-def _settings(hydra: Composer, overrides: list[Override]) -> DictConfig:
+def _settings(hydra: Composer, overrides: list[Override], mode: RunMode) -> DictConfig:
     """The configuration without what varies in a sweep, or without overrides if one is wrong."""
     fixed = [o.input_line or "" for o in overrides if not o.is_sweep_override()]
     try:
-        return hydra.compose(fixed, RunMode.MULTIRUN)
+        return hydra.compose(fixed, mode)
     except COMPOSITION_ERRORS:
         pass
     try:
-        return hydra.compose([], RunMode.MULTIRUN)
+        return hydra.compose([], mode)
     except COMPOSITION_ERRORS as error:
         raise UserError(one_line(error)) from error
 

@@ -56,7 +56,7 @@ def read_summary(directory: Path) -> Mapping[str, Any]:
 
 def sweep_table(jobs: Sequence[Mapping[str, str]], summaries: Sequence[Mapping[str, Any]]) -> Table:
     """A row per job: what is its own, how it ended, its last evaluation (nats per sequence)."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
     table.add_column("job", justify="right", no_wrap=True)
     keys = list(jobs[0]) if jobs else []
     for key in keys:

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Klvi = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def klvi(installed_klvi: Path, tmp_path: Path) -> Klvi:
+    """The installed command in an empty folder."""
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(installed_klvi), *arguments],
+            cwd=tmp_path,
+            env={"PATH": f"{installed_klvi.parent}:/usr/bin:/bin", **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run

@@ -1,0 +1,48 @@
+"""Tab completion, as bash would ask for it."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Klvi = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def completions(klvi: Klvi, line: str) -> list[str]:
+    result = klvi("-sc", "query=bash", COMP_LINE=line, COMP_POINT=str(len(line)))
+    assert result.stderr == ""
+    return result.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("klvi ", ["train", "eval", "sample", "resume", "export", "pretrain"]),
+        ("klvi re", ["resume"]),
+        ("klvi train objective=", ["objective=gdc", "objective=kl", "objective=rl"]),
+        ("klvi train objective=gdc objective.pro", ["objective.proposal="]),
+        ("klvi train -m upd", ["updates="]),
+        ("klvi export o", ["out="]),
+        ("klvi eval objective", []),
+    ],
+)
+def test_completion(line: str, expected: list[str], klvi: Klvi) -> None:
+    assert completions(klvi, line) == expected
+
+
+def test_bash_completes(installed_klvi: Path, tmp_path: Path) -> None:
+    script = (
+        'eval "$(klvi -sc install=bash)"; COMP_LINE="klvi train target="; COMP_CWORD=2; '
+        'COMP_POINT=18; hydra_bash_completion; echo "${COMPREPLY[@]}"'
+    )
+    result = subprocess.run(
+        ["bash", "-c", script],
+        cwd=tmp_path,
+        env={"PATH": f"{installed_klvi.parent}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.stdout == "target=constraint target=posterior\n", result.stderr

@@ -1,0 +1,91 @@
+"""Mistakes on the installed command: a line each, exit code 2, nothing written."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Klvi = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lines"),
+    [
+        (["trian"], ["trian: unknown command; did you mean train?"]),
+        (
+            ["frobnicate"],
+            [
+                "frobnicate: unknown command; the commands are train, eval, sample, resume, "
+                "export, pretrain"
+            ],
+        ),
+        (["beta=1"], ["beta=1: a command comes first, as in klvi train beta=1"]),
+        (["train", "--mutlirun"], ["--mutlirun: unknown flag; did you mean --multirun?"]),
+        (["train", "--cfg"], ["--cfg/-c: expected one argument"]),
+        (
+            ["train", "beat=1", "+lora.foo=1", "beta=-1", "seed=x", "reward=python"],
+            [
+                "beat: unknown key; did you mean beta?",
+                "lora.foo: unknown key; lora has r, alpha, targets",
+                "beta=-1: must be a number, greater than 0",
+                "seed=x: must be a whole number, at least 0",
+                "reward.function: is missing; give reward.function=FILE.py:NAME",
+            ],
+        ),
+        (
+            ["train", "-m", "objective=kl,gdc", "target=constraint,posterior", "beta=0,1"],
+            [
+                "beta=0: must be a number, greater than 0",
+                "objective=kl with target=constraint: reverse KL to a hard constraint is "
+                "infinite; use objective=gdc, or target=posterior with a small beta",
+            ],
+        ),
+        (["eval", "run=none", "seed=-1"], ["run=none: no such folder"]),
+        (["sample", "n=0"], ["n=0: must be a whole number, at least 1"]),
+        (["export"], ["out: is missing; give the folder to write, as in out=DIR"]),
+        (["resume"], ["run: is missing; give the run's folder, as in run=runs/kl/DIR"]),
+    ],
+    ids=lambda value: " ".join(value)[:40],
+)
+def test_mistakes(arguments: list[str], lines: list[str], klvi: Klvi, tmp_path: Path) -> None:
+    result = klvi(*arguments)
+    assert result.stderr.splitlines() == [f"klvi: error: {line}" for line in lines]
+    assert (result.returncode, result.stdout) == (2, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistake_imports_no_torch() -> None:
+    code = (
+        "import sys; from klvi.cli import main; code = main(['train', 'beta=-1']); "
+        "print(code, sorted({'torch', 'transformers', 'trl', 'rich'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout == "2 []\n"
+
+
+def test_flags_work_in_any_place(klvi: Klvi) -> None:
+    first = klvi("train", "--cfg", "job", "objective=rl", "beta=0.2")
+    assert first.returncode == 0, first.stderr
+    assert "beta: 0.2\n" in first.stdout
+    assert klvi("train", "objective=rl", "--cfg", "job", "beta=0.2").stdout == first.stdout
+    assert klvi("-c", "job", "train", "objective=rl", "beta=0.2").stdout == first.stdout
+
+
+def test_cfg_of_a_run_shows_the_runs_values(klvi: Klvi, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(
+        klvi("train", "--cfg", "job", "--resolve", "reward=length", "beta=0.7").stdout
+    )
+    shown = klvi("eval", "run=.", "--cfg", "job", "reward.target=3").stdout
+    assert "name: length\n  target: 3\n" in shown
+    assert "beta: 0.7\n" in shown
+
+
+def test_a_closed_pipe_is_no_error(installed_klvi: Path) -> None:
+    command = f"{installed_klvi} train --help | head -1"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert result.stdout.startswith("klvi train: ")
+    assert result.stderr == ""

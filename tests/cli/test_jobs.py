@@ -1,0 +1,218 @@
+"""From the command line to a command and back: folders, exit codes, sweeps, failures."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from klvi.cli import main
+from klvi.config.context import Context
+from klvi.config.schema import EvalConfig, TrainConfig
+from klvi.errors import UserError
+from klvi.job import Job
+
+Run = Callable[[Any, Context], int]
+Install = Callable[[str, Run], None]
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Install:
+    """Put a command in the place of klvi's own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["klvi"])
+
+    def replace(command: str, run: Run) -> None:
+        module = types.ModuleType(command)
+        module.run = run
+        monkeypatch.setitem(sys.modules, f"klvi.commands.{command}", module)
+
+    return replace
+
+
+def finish(context: Context, reward: float) -> None:
+    metrics = {"eval/reward": {"value": reward, "low": 0.0, "high": 1.0, "n": 9}}
+    summary = {"status": "finished", "metrics": metrics, "seconds": 1.0}
+    (context.directory / "summary.json").write_text(json.dumps(summary))
+
+
+def test_train_gets_its_configuration_and_a_new_folder(install: Install, tmp_path: Path) -> None:
+    calls = []
+    install("train", lambda config, context: calls.append((config, context)) or 0)
+    assert main(["train", "objective=rl", "seed=3"]) == 0
+    ((config, context),) = calls
+    assert isinstance(config, TrainConfig)
+    assert (config.objective.name, config.seed, config.name) == ("rl", 3, "rl")
+    assert context.directory.parent == tmp_path / "runs" / "rl"
+    assert list(context.directory.iterdir()) == []
+    assert context.overrides == ("objective=rl", "seed=3")
+    assert (context.job_number, context.sweep_directory) == (None, None)
+
+
+def test_the_user_chooses_the_folder(install: Install, tmp_path: Path) -> None:
+    folders = []
+    install("train", lambda _, context: folders.append(context.directory) or 0)
+    assert main(["train", "hydra.run.dir=a/b"]) == 0
+    assert folders == [tmp_path / "a" / "b"]
+
+
+def test_other_commands_make_no_folder(install: Install, tmp_path: Path) -> None:
+    calls = []
+    install("eval", lambda config, context: calls.append((config, context.directory)) or 7)
+    assert main(["eval", "model=gpt2", "seed=5"]) == 7
+    ((config, directory),) = calls
+    assert isinstance(config, EvalConfig)
+    assert (config.model.name, config.seed, directory) == ("gpt2", 5, None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_users_mistake_met_in_a_command(
+    install: Install, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(config: TrainConfig, context: Context) -> int:
+        raise UserError("the first", "the second")
+
+    install("train", run)
+    assert main(["train"]) == 2
+    assert capsys.readouterr().err == "klvi: error: the first\nklvi: error: the second\n"
+    assert list(tmp_path.glob("runs/*/*")) == []
+
+
+def test_a_failure_later_on_marks_the_run(
+    install: Install, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(config: TrainConfig, context: Context) -> int:
+        (context.directory / "metrics.jsonl").write_text("{}\n")
+        raise ZeroDivisionError("by zero")
+
+    install("train", run)
+    assert main(["train"]) == 1
+    error = capsys.readouterr().err
+    assert "Traceback" in error
+    assert error.endswith("ZeroDivisionError: by zero\n")
+    (file,) = tmp_path.glob("runs/kl/*/summary.json")
+    assert json.loads(file.read_text()) == {
+        "status": "failed",
+        "reason": "ZeroDivisionError: by zero",
+        "metrics": {},
+    }
+
+
+def test_a_folder_that_held_a_run_is_left_as_it_was(install: Install, tmp_path: Path) -> None:
+    def run(config: TrainConfig, context: Context) -> int:
+        raise UserError("holds another run")
+
+    install("train", run)
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "summary.json").write_text('{"status": "finished"}')
+    assert main(["train", "hydra.run.dir=old"]) == 2
+    assert (tmp_path / "old" / "summary.json").read_text() == '{"status": "finished"}'
+
+
+def test_a_sweep_survives_a_failed_job_and_ends_with_a_table(
+    install: Install, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    contexts = []
+
+    def run(config: TrainConfig, context: Context) -> int:
+        contexts.append(context)
+        if config.objective.name == "rl":
+            raise UserError("no luck")
+        if config.beta > 0.2:
+            raise ZeroDivisionError("by zero")
+        finish(context, reward=0.987)
+        return 0
+
+    install("train", run)
+    assert main(["train", "objective=rl,gdc", "-m", "beta=0.1,0.3", "seed=1"]) == 2
+    (sweep,) = (tmp_path / "runs" / "sweep").iterdir()
+    assert [context.directory for context in contexts] == [sweep / str(n) for n in range(4)]
+    assert [context.job_number for context in contexts] == [0, 1, 2, 3]
+    assert {context.sweep_directory for context in contexts} == {sweep}
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["job", "objective", "beta", "status"] in [row[:4] for row in rows]
+    assert ["0", "rl", "0.1", "failed"] in rows
+    assert ["2", "gdc", "0.1", "finished", "0.987", "0:01"] in rows
+    assert ["3", "gdc", "0.3", "failed"] in rows
+    assert ["job", "0:", "no", "luck"] in rows
+    assert ["job", "3:", "ZeroDivisionError:", "by", "zero"] in rows
+
+
+def test_jobs_of_a_sweep_share_a_folder_even_where_the_name_varies(
+    install: Install, tmp_path: Path
+) -> None:
+    install("train", lambda _, context: finish(context, 1.0) or 0)
+    assert main(["train", "-m", "name=a,b"]) == 0
+    assert len(list(tmp_path.glob("runs/sweep/*/[01]/summary.json"))) == 2
+
+
+def test_a_job_that_leaves_no_summary_has_not_finished(install: Install) -> None:
+    install("train", lambda config, context: 0)
+    assert main(["train", "-m", "beta=0.1,0.2"]) == 1
+
+
+def test_an_interrupt_stops_the_sweep(
+    install: Install, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(config: TrainConfig, context: Context) -> int:
+        if context.job_number == 1:
+            raise KeyboardInterrupt
+        finish(context, reward=0.5)
+        return 0
+
+    install("train", run)
+    assert main(["train", "-m", "beta=0.1,0.2,0.3"]) == 130
+    out, err = capsys.readouterr()
+    assert err == "klvi: interrupted\n"
+    assert "finished" in out
+    assert not list(tmp_path.glob("runs/sweep/*/2"))
+
+
+def test_ctrl_c_ends_with_one_line(tmp_path: Path) -> None:
+    script = textwrap.dedent("""
+        import sys, time, types
+        from klvi.cli import main
+        def run(config, context):
+            print("running", flush=True)
+            time.sleep(60)
+        sys.modules["klvi.commands.train"] = types.SimpleNamespace(run=run)
+        sys.exit(main(["train"]))
+    """)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "running\n"
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=30)
+    assert (process.returncode, error) == (130, "klvi: interrupted\n")
+
+
+def test_a_job_enters_another_process(tmp_path: Path) -> None:
+    """A cluster launcher pickles the job and the configuration, whose resolvers must be there."""
+    (tmp_path / "job.pickle").write_bytes(pickle.dumps(Job("train")))
+    script = (
+        "import pickle, omegaconf; job = pickle.load(open('job.pickle', 'rb')); "
+        "print(job.command, omegaconf.OmegaConf.has_resolver('klvi.id'))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={**os.environ},
+        capture_output=True,
+        text=True,
+    )
+    assert result.stdout == "train True\n", result.stderr

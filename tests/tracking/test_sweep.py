@@ -1,0 +1,68 @@
+"""The table of a sweep."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+from rich.console import Console
+
+from klvi.tracking.output import Output
+from klvi.tracking.sweep import print_sweep
+
+SUMMARY = {
+    "status": "finished",
+    "seconds": 75.2,
+    "metrics": {
+        "eval/reward": {"value": 0.953, "low": 0.9, "high": 1.0, "n": 512},
+        "eval/kl_prior": {"value": 4.612, "low": 4.0, "high": 5.0, "n": 512},
+        "eval/kl_target_reverse": {"value": None, "reason": "violated by 3 samples"},
+        "eval/kl_target_forward": {"value": 0.41, "low": 0.3, "high": 0.5, "n": 512},
+        "eval/entropy": {"value": 25.12, "low": 25.0, "high": 25.2, "n": 512},
+        "eval/repetition_2": {"value": 0.031, "low": 0.0, "high": 0.1, "n": 512},
+    },
+}
+
+
+def printed(folder: Path, jobs: list[dict[str, str]]) -> tuple[bool, list[list[str]]]:
+    """In a terminal of 80 columns, the narrowest that is common."""
+    file = io.StringIO()
+    console = Console(file=file, width=80, force_terminal=True, color_system=None)
+    finished = print_sweep(folder, jobs, Output(console))
+    return finished, [line.split() for line in file.getvalue().splitlines()]
+
+
+def write(folder: Path, summary: object) -> None:
+    folder.mkdir()
+    (folder / "summary.json").write_text(json.dumps(summary))
+
+
+def test_a_row_for_every_job(tmp_path: Path) -> None:
+    write(tmp_path / "0", SUMMARY)
+    write(tmp_path / "1", SUMMARY | {"status": "interrupted"})
+    finished, rows = printed(tmp_path, [{"objective": "gdc", "beta": b} for b in ("0.1", "3e-05")])
+    assert not finished
+    numbers = ["0.953", "4.612", "—", "0.410", "25.120", "0.031", "1:15"]
+    assert ["0", "gdc", "0.1", "finished", *numbers] in rows
+    assert ["1", "gdc", "3e-05", "interrupted", *numbers] in rows
+
+
+def test_all_finished(tmp_path: Path) -> None:
+    write(tmp_path / "0", SUMMARY)
+    assert printed(tmp_path, [{}])[0]
+
+
+def test_jobs_that_left_nothing_or_rubbish(tmp_path: Path) -> None:
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "summary.json").write_text("{")
+    finished, rows = printed(tmp_path, [{"seed": "0"}, {"seed": "1"}])
+    assert not finished
+    assert ["0", "0", "no", "summary"] in rows
+    assert ["1", "1", "broken", "summary"] in rows
+
+
+def test_the_reason_of_a_failure_stands_below(tmp_path: Path) -> None:
+    write(tmp_path / "0", {"status": "failed", "reason": "a\x1b[31m b", "metrics": {}})
+    _, rows = printed(tmp_path, [{}])
+    assert ["job", "0:", "a\\x1b[31m", "b"] in rows
