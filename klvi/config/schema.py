@@ -205,6 +205,7 @@ class PPOSection(Section):
     value_clip: Annotated[float, Field(gt=0)] | None = 0.2
     value_coefficient: Annotated[float, Field(ge=0)] = 0.1
     gae_lambda: Annotated[float, Field(ge=0, le=1)] = 1.0
+    soft_values: bool = True
     whiten_advantages: bool = True
     kl_stop: Annotated[float, Field(gt=0)] | None = None
 

@@ -32,6 +32,20 @@ def penalised_rewards(
     return rewards.scatter_add(1, lengths[:, None] - 1, score[:, None].to(rewards.dtype))
 
 
+def soft_value_offset(log_policy: Tensor, log_prior: Tensor, beta: float) -> Tensor:
+    """β·log π(s)/π0(s) of the prefix s before each token, `(N, T)`, units of the reward.
+
+    At the posterior the value of a prefix is V(s) = β·log E_π0[exp(r/β)|s]
+    = β·log Z + β·log π(s)/π0(s). A critic that adds this offset has only the rest to learn, which
+    becomes a constant as π → p, so that its error, the noise of the gradient there, vanishes.
+
+    Args:
+        log_policy: `(N, T)`, nats per token; `log_prior` likewise.
+    """
+    ratio = beta * (log_policy - log_prior)
+    return ratio.cumsum(1) - ratio
+
+
 def generalised_advantages(
     rewards: Tensor, values: Tensor, mask: Tensor, gae_lambda: float
 ) -> Tensor:
@@ -94,15 +108,13 @@ class PPO(Objective):
 
     def signals(self, samples: Samples, log_target: Tensor) -> tuple[Signals, Statistics]:
         """Advantages and returns `(N, T)`; the target enters by β alone."""
-        assert samples.values is not None, "PPO needs samples with values"
+        values, offset = self._values(samples)
         score = samples.reward if samples.reward.dim() == 1 else samples.reward.mean(1)
         rewards = penalised_rewards(
             samples.log_policy, samples.log_prior, score, samples.lengths, self.beta
         )
-        advantages = generalised_advantages(
-            rewards, samples.values, samples.mask, self.config.gae_lambda
-        )
-        returns = advantages + samples.values
+        advantages = generalised_advantages(rewards, values, samples.mask, self.config.gae_lambda)
+        returns = advantages + values
         if self.config.whiten_advantages:
             advantages = whiten(advantages, samples.mask)
         kl = (samples.log_policy_sequence - samples.log_prior_sequence).mean().item()
@@ -110,15 +122,25 @@ class PPO(Objective):
             "objective/non_score_reward": -self.beta * kl,
             "objective/rlhf_reward": score.mean().item() - self.beta * kl,
         }
-        return {"advantages": advantages, "returns": returns}, statistics
+        signals = {"advantages": advantages, "returns": returns, "values": values, "offset": offset}
+        return signals, statistics
+
+    def _values(self, samples: Samples) -> tuple[Tensor, Tensor]:
+        """The critic's values and, of these, what is not the value head's, both `(N, T)`."""
+        assert samples.values is not None, "PPO needs samples with values"
+        offset = torch.zeros_like(samples.values)
+        if self.config.soft_values:
+            offset = soft_value_offset(samples.log_policy, samples.log_prior, self.beta)
+            offset = torch.where(samples.mask, offset, torch.zeros_like(offset))
+        return samples.values + offset, offset
 
     def loss(
         self, prediction: Prediction, samples: Samples, signals: Signals, totals: Totals
     ) -> tuple[Tensor, Statistics]:
         """Clipped policy loss plus `value_coefficient` times the clipped value loss, per token."""
         assert prediction.values is not None
-        assert samples.values is not None
         mask, config = prediction.mask, self.config
+        values = prediction.values + signals["offset"]
         old, advantages = samples.log_policy, signals["advantages"]
         policy_loss = (
             clipped_policy_loss(prediction.log_policy, old, advantages, mask, config.clip)
@@ -126,7 +148,7 @@ class PPO(Objective):
         )
         value_loss = (
             clipped_value_loss(
-                prediction.values, samples.values, signals["returns"], mask, config.value_clip
+                values, signals["values"], signals["returns"], mask, config.value_clip
             )
             / totals.tokens
         )
@@ -143,15 +165,15 @@ class PPO(Objective):
     ) -> Statistics:
         """TRL's statistics, as means over the minibatch's tokens."""
         assert prediction.values is not None
-        assert samples.values is not None
         mask = prediction.mask
         difference = (prediction.log_policy - samples.log_policy)[mask]
         advantages, ratio = signals["advantages"][mask], difference.exp()
         clipped = ratio.clamp(1 - self.config.clip, 1 + self.config.clip)
         limit = self.config.value_clip or torch.inf
-        returns, old = signals["returns"][mask], samples.values[mask]
-        error = prediction.values[mask] - returns
-        clipped_error = old + (prediction.values[mask] - old).clamp(-limit, limit) - returns
+        returns, old = signals["returns"][mask], signals["values"][mask]
+        values = (prediction.values + signals["offset"])[mask]
+        error = values - returns
+        clipped_error = old + (values - old).clamp(-limit, limit) - returns
         return {
             "policy/approxkl_avg": 0.5 * difference.square().sum().item() / totals.tokens,
             "policy/clipfrac_avg": (-advantages * clipped > -advantages * ratio).sum().item()

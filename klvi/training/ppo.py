@@ -19,6 +19,7 @@ from datasets import Dataset
 from trl.experimental.ppo import PPOConfig, PPOTrainer
 
 from klvi.config.schema import PPOSection, TrainConfig
+from klvi.models.prior import quiet_transformers
 from klvi.training.loop import Loop, Record
 
 
@@ -33,17 +34,18 @@ class SharedTrunkPPOTrainer(PPOTrainer):
         self.loop = loop
         policy = loop.policy
         assert policy.value_head is not None, "PPO needs a value head"
-        super().__init__(
-            args=ppo_config(loop.config, directory),
-            processing_class=policy.prior.tokenizer,
-            model=policy.adapted,
-            ref_model=None,
-            reward_model=nn.Identity(),
-            train_dataset=Dataset.from_dict({"input_ids": [[0]] * loop.config.batch_size}),
-            value_model=_ValueModel(policy.value_head),
-            optimizers=(loop.optimisation.optimizer, loop.optimisation.scheduler),
-            callbacks=callbacks,
-        )
+        with quiet_transformers():
+            super().__init__(
+                args=ppo_config(loop.config, directory),
+                processing_class=policy.prior.tokenizer,
+                model=policy.adapted,
+                ref_model=None,
+                reward_model=nn.Identity(),
+                train_dataset=Dataset.from_dict({"input_ids": [[0]] * loop.config.batch_size}),
+                value_model=_ValueModel(policy.value_head),
+                optimizers=(loop.optimisation.optimizer, loop.optimisation.scheduler),
+                callbacks=callbacks,
+            )
         self.remove_callback(PrinterCallback)
 
     def train(self) -> None:

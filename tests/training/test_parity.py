@@ -70,7 +70,7 @@ class SeparateValues(nn.Module):
 
 def parity_config(objective: str) -> TrainConfig:
     return train_config(
-        objective={"name": objective, "epochs": 3, "gae_lambda": 0.9, "value_clip": 0.05},
+        objective={"name": objective, "epochs": 3, "gae_lambda": 0.9, "value_clip": 0.05, "soft_values": False},
         updates=UPDATES,
         batch_size=BATCH,
         optim={"lr": 3e-3, "max_grad_norm": None},
