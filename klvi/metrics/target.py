@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from klvi.metrics import estimators, importance
@@ -76,9 +77,10 @@ def _by_prompt(samples: Samples, log_target: Tensor) -> dict[str, LogProbabiliti
     log_policy = samples.log_policy.double().sum(1).cpu()
     log_prior = samples.log_prior.double().sum(1).cpu()
     target = log_target.double().cpu()
+    indices = {prompt: torch.tensor(chosen) for prompt, chosen in rows.items()}
     return {
         prompt: LogProbabilities(log_policy[chosen], log_prior[chosen], target[chosen])
-        for prompt, chosen in rows.items()
+        for prompt, chosen in indices.items()
     }
 
 

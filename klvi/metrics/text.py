@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from klvi.metrics.intervals import Estimate
+from klvi.metrics.intervals import Estimate, estimate
 
 Integers = NDArray[np.int64]
 ORDERS = (1, 2, 3, 4)
@@ -81,10 +81,10 @@ def distinct(grams: NGrams) -> Estimate | None:
     holders = np.bincount(types)
     value = len(holders) / total
     alone = np.bincount(owners[holders[types] == 1], minlength=n)
-    first = alone - value * grams.totals()
-    leave_one_out = float((first**2).sum() - first.sum() ** 2 / n)
-    variance = max(leave_one_out - _shared_types(types, owners, holders), leave_one_out / 2)
-    return Estimate(value, math.sqrt(variance) / total, n, float(n - 1))
+    first = estimate(value, torch.from_numpy((alone - value * grams.totals()) * n / total))
+    shared = _shared_types(types, owners, holders) / total**2
+    error = math.sqrt(max(first.error**2 - shared, first.error**2 / 2))
+    return replace(first, error=error, skewness=0.0)
 
 
 def _shared_types(types: Integers, owners: Integers, holders: Integers) -> float:
