@@ -37,7 +37,7 @@ def evaluate(
             target excludes a sample.
         beta: temperature, for `eval/folded_reward_std`.
         prior_samples: scored samples of the prior whose `log_policy` is that of the current policy;
-            with them a collapsed policy cannot pass for the target unnoticed.
+            they reach the parts of the target that a collapsed policy does not.
         prior_log_target: `(N0,)` log P of `prior_samples`.
         log_z_bound: a lower bound on log Z known from elsewhere, such as the largest lower end of
             `eval/elbo` or `eval/log_z` so far; an estimate clearly below it is refused, as its
@@ -84,7 +84,7 @@ def _reward(
     do so: it is taken to reach from its value to 0, and a constant 0 to reach 1 either way.
     """
     sets = [samples] if prior_samples is None else [samples, prior_samples]
-    rewards = [part.reward.double().cpu().reshape(len(part), -1).mean(1) for part in sets]
+    rewards = [part.reward.cpu().double().reshape(len(part), -1).mean(1) for part in sets]
     seen = torch.cat(rewards)
     low, high = float(seen.min()), float(seen.max())
     if low == high:
@@ -95,10 +95,10 @@ def _reward(
 def _policy_metrics(
     samples: Samples, strata: Tensor | None, confidence: float
 ) -> dict[str, Metric]:
-    log_policy, log_prior = samples.log_policy.double().cpu(), samples.log_prior.double().cpu()
-    lengths = samples.lengths.double().cpu()
-    entropy = None if samples.entropy is None else samples.entropy.double().cpu()
-    kl = None if samples.kl is None else samples.kl.double().cpu()
+    log_policy, log_prior = samples.log_policy.cpu().double(), samples.log_prior.cpu().double()
+    lengths = samples.lengths.cpu().double()
+    entropy = None if samples.entropy is None else samples.entropy.cpu().double()
+    kl = None if samples.kl is None else samples.kl.cpu().double()
     surprisal = interval(estimators.log_perplexity(log_prior, lengths, strata), confidence)
     found = {
         "eval/kl_prior": estimators.kl_prior(log_policy, log_prior, kl, strata),
@@ -129,7 +129,7 @@ def _folded_reward_std(
     excluded = int((log_target == -math.inf).sum())
     if excluded:
         return Unavailable(f"infinite: {excluded} of {len(samples)} samples violate the constraint")
-    log_policy = samples.log_policy.double().cpu().sum(1)
+    log_policy = samples.log_policy.cpu().double().sum(1)
     folded = estimators.folded_reward(log_policy, log_target.cpu(), beta)
     return interval(estimators.standard_deviation(folded, strata), confidence, low=0.0)
 

@@ -90,8 +90,8 @@ def exact_metrics(
     Raises:
         ValueError: the policy's or the prior's probabilities do not sum to 1.
     """
-    log_policy, log_prior = log_policy.double().cpu(), log_prior.double().cpu()
-    log_target, reward = log_target.double().cpu(), reward.double().cpu()
+    log_policy, log_prior = log_policy.cpu().double(), log_prior.cpu().double()
+    log_target, reward = log_target.cpu().double(), reward.cpu().double()
     reward = reward.mean(1) if reward.dim() > 1 else reward
     for name, values in {"policy": log_policy, "prior": log_prior}.items():
         total = float(values.exp().sum())

@@ -59,7 +59,8 @@ def target_metrics(
     single = [prompt for prompt, part in policy.items() if len(part.policy) == 1]
     if single:
         refusal = Unavailable(f"prompt {single[0]!r} has a single sample, and Z is a prompt's own")
-        bound = interval(estimators.elbo(samples.log_policy_sequence, log_target), trust.confidence)
+        log_policy = samples.log_policy.cpu().double().sum(1)
+        bound = interval(estimators.elbo(log_policy, log_target.cpu()), trust.confidence)
         metrics: dict[str, Metric] = dict.fromkeys([*NEEDS_Z, "eval/ess"], refusal)
         return metrics | dict.fromkeys(LOWER_BOUNDS, violated or bound)
     mixtures = {
@@ -74,9 +75,9 @@ def _by_prompt(samples: Samples, log_target: Tensor) -> dict[str, LogProbabiliti
     rows: dict[str, list[int]] = {}
     for i, prompt in enumerate(samples.prompts):
         rows.setdefault(prompt, []).append(i)
-    log_policy = samples.log_policy.double().sum(1).cpu()
-    log_prior = samples.log_prior.double().sum(1).cpu()
-    target = log_target.double().cpu()
+    log_policy = samples.log_policy.cpu().double().sum(1)
+    log_prior = samples.log_prior.cpu().double().sum(1)
+    target = log_target.cpu().double()
     indices = {prompt: torch.tensor(chosen) for prompt, chosen in rows.items()}
     return {
         prompt: LogProbabilities(log_policy[chosen], log_prior[chosen], target[chosen])

@@ -170,3 +170,9 @@ def test_the_elbo_of_the_policys_samples_is_the_mixtures():
     rows = rows_of(20_000, 0)
     found = estimators.elbo(LOG_POLICY[rows], CASE.log_target[rows])
     assert abs(found.value - EXACT["eval/elbo"]) < 4 * found.error
+
+
+def test_the_share_of_each_proposal_is_fixed_and_adds_no_error(mixtures):
+    """An influence that differs between the policy's and the prior's samples alone is no error."""
+    for mix in mixtures[:3]:
+        assert mix.estimate(0.0, 5.0 * mix.strata.double()).error < 1e-12
