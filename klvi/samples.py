@@ -8,6 +8,9 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+# The fields of shape (N, T).
+TOKEN_FIELDS = ("tokens", "log_policy", "log_prior", "entropy", "kl", "values")
+
 
 @dataclass(frozen=True)
 class Samples:
@@ -85,6 +88,14 @@ class Samples:
 
         return Samples(**{f.name: pick(getattr(self, f.name)) for f in fields(self)})  # type: ignore[arg-type]
 
+    def compact(self) -> Samples:
+        """The same samples without columns that are padding in every row."""
+        prompt = int(self.prompt_lengths.max())
+        length = int(self.lengths.max())
+        trimmed = {name: getattr(self, name) for name in TOKEN_FIELDS}
+        trimmed = {n: None if v is None else v[:, :length] for n, v in trimmed.items()}
+        return replace(self, prompt_tokens=self.prompt_tokens[:, -prompt:], **trimmed)
+
     @staticmethod
     def concatenate(parts: Sequence[Samples]) -> Samples:
         """All samples of `parts` in order, padded to the longest prompt and completion."""
@@ -102,7 +113,7 @@ class Samples:
                 return [item for value in values for item in value]
             if name == "prompt_tokens":
                 values = [pad(value, prompt - value.shape[1], 0) for value in values]
-            elif name in {"tokens", "log_policy", "log_prior", "entropy", "kl", "values"}:
+            elif name in TOKEN_FIELDS:
                 values = [pad(value, 0, length - value.shape[1]) for value in values]
             return torch.cat(values)
 

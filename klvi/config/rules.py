@@ -13,6 +13,9 @@ from klvi.config.validation import spelled
 
 Values = Mapping[str, Any]
 
+# Of an enumerable prior all are listed; ten times as many would take a minute an evaluation.
+MOST_SEQUENCES = 100_000
+
 
 def broken_rules(command: str, raw: Mapping[str, Any], wrong: Set[str]) -> Iterator[str]:
     """A line per broken rule; rules about the dotted keys in `wrong` are left out."""
@@ -20,6 +23,8 @@ def broken_rules(command: str, raw: Mapping[str, Any], wrong: Set[str]) -> Itera
     yield from _required(command, values)
     yield from _run_folder(values)
     yield from _model(values)
+    if command in {"train", "eval"}:
+        yield from _enumeration(values)
     for prefix in _rewards(values):
         yield from _reward(values, prefix)
     yield from _prompts(values)
@@ -71,6 +76,21 @@ def run_folder_problem(folder: Path) -> str | None:
 
 def _model(values: Values) -> Iterator[str]:
     yield from _local_model("model.path", values.get("model.path"))
+
+
+def _enumeration(values: Values) -> Iterator[str]:
+    if values.get("model.name") != "enumerable":
+        return
+    letters, length = values.get("model.letters"), values.get("rollout.max_new_tokens")
+    if letters is None or length is None:
+        return
+    count = sum(letters**k for k in range(length + 1))
+    if count > MOST_SEQUENCES:
+        yield (
+            f"model.letters={letters} rollout.max_new_tokens={length}: these are {count:,} "
+            f"sequences, and exact evaluation lists at most {MOST_SEQUENCES:,}; take fewer letters "
+            "or a smaller model.length"
+        )
 
 
 def _local_model(key: str, path: str | None) -> Iterator[str]:

@@ -84,7 +84,7 @@ class OptimSection(Section):
     warmup: Annotated[int, Field(ge=0)] = 0
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
-    micro_batch_size: Annotated[int, Field(ge=1)] | None = None
+    micro_batch_tokens: Annotated[int, Field(ge=1)] | None = None
     gradient_checkpointing: bool = False
 
 
@@ -93,6 +93,7 @@ class RolloutSection(Section):
 
     max_new_tokens: Annotated[int, Field(ge=1)] = 48
     batch_size: Annotated[int, Field(ge=1)] = 256
+    micro_batch_tokens: Annotated[int, Field(ge=1)] | None = None
     samples_per_prompt: Annotated[int, Field(ge=1)] = 1
 
 
@@ -206,7 +207,7 @@ class PPOSection(Section):
     value_coefficient: Annotated[float, Field(ge=0)] = 0.1
     gae_lambda: Annotated[float, Field(ge=0, le=1)] = 1.0
     soft_values: bool = True
-    whiten_advantages: bool = True
+    whiten_advantages: bool = False
     kl_stop: Annotated[float, Field(gt=0)] | None = None
 
 

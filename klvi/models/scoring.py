@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+# Tokens of a forward pass: on a CPU what its caches hold, on a GPU what fills it.
+CPU_BUDGET, CUDA_BUDGET = 2048, 8192
+
 
 @dataclass(frozen=True)
 class Completions:
@@ -52,6 +55,29 @@ class NextTokens:
         return torch.zeros(
             self.mask.shape, dtype=values.dtype, device=values.device
         ).masked_scatter(self.mask, values)
+
+
+def token_batches(lengths: Tensor, prompt_width: int, budget: int | None = None) -> list[Tensor]:
+    """Rows `(n,)` of each forward pass, all N once: longest first, of similar length together.
+
+    A pass has at most `budget` tokens, padding included, or a single row. Its memory is bounded
+    then, whatever the batch, the length and the vocabulary are, and little is spent on padding.
+
+    Args:
+        lengths: `(N,)`.
+        prompt_width: columns of the prompts.
+        budget: None for what suits the device.
+    """
+    if budget is None:
+        budget = CUDA_BUDGET if lengths.is_cuda else CPU_BUDGET
+    order = lengths.argsort(descending=True, stable=True)
+    sizes = (lengths[order] + prompt_width).tolist()
+    batches, start = [], 0
+    while start < len(sizes):
+        count = max(budget // sizes[start], 1)
+        batches.append(order[start : start + count])
+        start += count
+    return batches
 
 
 def left_padding(prompt_tokens: Tensor, prompt_lengths: Tensor) -> Tensor | None:

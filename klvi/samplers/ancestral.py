@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,8 +13,8 @@ from klvi.models.decoding import Decoded, decode
 from klvi.models.policy import Policy
 from klvi.models.scoring import (
     Completions,
-    NextTokens,
     next_tokens,
+    token_batches,
     token_entropy,
     token_kl,
     token_log_probs,
@@ -21,7 +22,6 @@ from klvi.models.scoring import (
 from klvi.samples import Samples
 
 
-@torch.no_grad()
 def sample(
     policy: Policy,
     prompts: Sequence[str],
@@ -29,6 +29,7 @@ def sample(
     max_new_tokens: int,
     generator: torch.Generator,
     batch_size: int = 256,
+    budget: int | None = None,
     distributions: bool = False,
 ) -> Samples:
     """One completion per prompt, drawn from the policy at temperature 1; no reward yet.
@@ -36,39 +37,49 @@ def sample(
     Args:
         generator: on the policy's device.
         batch_size: completions decoded together.
+        budget: tokens scored together; None for what suits the device.
         distributions: also compute `entropy` and `kl` of the next-token distributions, which
             costs a forward pass of the policy.
     """
-    if not prompts:
-        raise ValueError("no prompts to complete")
-    parts = [
-        _sample_batch(policy, prompts[i : i + batch_size], max_new_tokens, generator, distributions)
-        for i in range(0, len(prompts), batch_size)
-    ]
-    return parts[0] if len(parts) == 1 else Samples.concatenate(parts)
+    drawn = draw(
+        policy,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        generator=generator,
+        batch_size=batch_size,
+    )
+    return rescore(policy, drawn, budget=budget, distributions=distributions)
 
 
-def _sample_batch(
+@torch.no_grad()
+def draw(
     policy: Policy,
     prompts: Sequence[str],
+    *,
     max_new_tokens: int,
     generator: torch.Generator,
-    distributions: bool,
+    batch_size: int = 256,
 ) -> Samples:
-    prompt_tokens, prompt_lengths = policy.prior.encode(prompts)
-    policy.prior.check_length(prompt_tokens.shape[1], max_new_tokens)
+    """As `sample`, with `log_policy` as captured on the way, and `log_prior` still 0."""
+    if not prompts:
+        raise ValueError("no prompts to complete")
+    parts = []
     with policy.merged() as model:
-        decoded = decode(
-            model,
-            prompt_tokens,
-            prompt_lengths,
-            max_new_tokens=max_new_tokens,
-            stop_token_ids=policy.prior.stop_token_ids,
-            generator=generator,
-            value_of=policy.value_head,
-        )
-    samples = _unscored(policy, prompts, prompt_tokens, prompt_lengths, decoded)
-    return rescore(policy, samples, distributions=distributions)
+        for start in range(0, len(prompts), batch_size):
+            batch = prompts[start : start + batch_size]
+            prompt_tokens, prompt_lengths = policy.prior.encode(batch)
+            policy.prior.check_length(prompt_tokens.shape[1], max_new_tokens)
+            decoded = decode(
+                model,
+                prompt_tokens,
+                prompt_lengths,
+                max_new_tokens=max_new_tokens,
+                stop_token_ids=policy.prior.stop_token_ids,
+                generator=generator,
+                value_of=policy.value_head,
+            )
+            parts.append(_unscored(policy, batch, prompt_tokens, prompt_lengths, decoded))
+    return parts[0] if len(parts) == 1 else Samples.concatenate(parts)
 
 
 def _unscored(
@@ -101,40 +112,53 @@ def completions(samples: Samples) -> Completions:
 
 
 @torch.no_grad()
-def rescore(policy: Policy, samples: Samples, *, distributions: bool) -> Samples:
-    """The samples with `log_prior` from one pass of the prior.
+def rescore(
+    policy: Policy, samples: Samples, *, budget: int | None = None, distributions: bool = False
+) -> Samples:
+    """The samples with `log_prior`.
 
     With `distributions` also `log_policy`, `entropy` and `kl` from a pass of the policy as it is
     now. A policy in lower precision than float32 is always scored again: what decoding said of a
     token, step by step, is then not what training will say.
     """
+    again = distributions or policy.model.dtype in {torch.bfloat16, torch.float16}
+    fresh: dict[str, Any] = {"log_prior": torch.zeros_like(samples.log_prior)}
+    if again:
+        fresh["log_policy"] = torch.zeros_like(samples.log_policy)
+    if distributions:
+        fresh |= {name: torch.zeros_like(samples.log_policy) for name in ("entropy", "kl")}
+    for rows in token_batches(samples.lengths, samples.prompt_tokens.shape[1], budget):
+        part = samples.select(rows).compact()
+        for name, value in _scores(policy, part, again, distributions).items():
+            fresh[name][rows, : value.shape[1]] = value
+    return replace(samples, **fresh)
+
+
+def _scores(
+    policy: Policy, samples: Samples, again: bool, distributions: bool
+) -> dict[str, Tensor]:
+    """The `(n, T)` fields that `rescore` renews, of a part that fits into one pass."""
     batch = completions(samples)
     with policy.as_prior() as model:
         prior = next_tokens(model, batch)
     tokens = samples.tokens[prior.mask]
-    log_prior = prior.unpack(token_log_probs(prior.logits, tokens))
-    if not distributions and policy.model.dtype == torch.float32:
-        return replace(samples, log_prior=log_prior)
-    current = prior if policy.adapted is None else next_tokens(policy.model, batch)
-    log_policy = current.unpack(token_log_probs(current.logits, tokens))
-    samples = replace(samples, log_prior=log_prior, log_policy=log_policy)
-    return _with_distributions(samples, current, prior) if distributions else samples
-
-
-def _with_distributions(samples: Samples, current: NextTokens, prior: NextTokens) -> Samples:
-    return replace(
-        samples,
-        entropy=current.unpack(token_entropy(current.logits)),
-        kl=prior.unpack(token_kl(current.logits, prior.logits)),
-    )
+    scores = {"log_prior": token_log_probs(prior.logits, tokens)}
+    if again:
+        current = prior if policy.adapted is None else next_tokens(policy.model, batch)
+        scores["log_policy"] = token_log_probs(current.logits, tokens)
+        if distributions:
+            scores["entropy"] = token_entropy(current.logits)
+            scores["kl"] = token_kl(current.logits, prior.logits)
+    return {name: prior.unpack(value) for name, value in scores.items()}
 
 
 @torch.no_grad()
-def log_policy_of(policy: Policy, samples: Samples, batch_size: int) -> Tensor:
+def log_policy_of(policy: Policy, samples: Samples, budget: int | None = None) -> Tensor:
     """`(N, T)` log π of given samples under the policy as it is now, nats per token."""
-    parts = []
-    for rows in torch.arange(len(samples), device=samples.tokens.device).split(batch_size):
-        part = samples.select(rows)
-        scored = next_tokens(policy.model, completions(part))
-        parts.append(scored.unpack(token_log_probs(scored.logits, part.tokens[scored.mask])))
-    return torch.cat(parts)
+    log_policy = torch.zeros_like(samples.log_policy)
+    for rows in token_batches(samples.lengths, samples.prompt_tokens.shape[1], budget):
+        part = samples.select(rows).compact()
+        view = next_tokens(policy.model, completions(part))
+        values = view.unpack(token_log_probs(view.logits, part.tokens[view.mask]))
+        log_policy[rows, : values.shape[1]] = values
+    return log_policy

@@ -51,7 +51,7 @@ class Evaluator:
         prior = self._prior_samples
         prior = replace(
             prior,
-            log_policy=log_policy_of(self.policy, prior, self.config.rollout.batch_size),
+            log_policy=log_policy_of(self.policy, prior, self.config.rollout.micro_batch_tokens),
         )
         metrics = evaluate(
             samples,
@@ -81,6 +81,7 @@ class Evaluator:
             max_new_tokens=self.config.rollout.max_new_tokens,
             generator=generator,
             batch_size=self.config.rollout.batch_size,
+            budget=self.config.rollout.micro_batch_tokens,
             distributions=True,
         )
         reward = score(self.reward, samples.texts, samples.prompts, update=update)

@@ -15,11 +15,11 @@ from torch import Tensor
 from klvi.config.schema import TrainConfig
 from klvi.errors import UserError
 from klvi.models.policy import Policy
-from klvi.models.scoring import next_tokens, token_entropy, token_log_probs
+from klvi.models.scoring import next_tokens, token_batches, token_entropy, token_log_probs
 from klvi.objectives.base import Objective, Prediction, Signals, Statistics, Totals
 from klvi.rewards.base import Reward
 from klvi.rewards.scoring import score
-from klvi.samplers.ancestral import completions, log_policy_of, sample
+from klvi.samplers.ancestral import completions, draw, log_policy_of, rescore
 from klvi.samples import Samples
 from klvi.targets.base import Target
 from klvi.training.optimisation import Optimisation
@@ -88,14 +88,18 @@ class Loop:
     def roll_out(self, generator: torch.Generator) -> Samples:
         """The next prompts, completed by the policy, or by the proposal where there is one."""
         prompts = self.prompts.batch(self.update, self.config.batch_size)
-        with self.timed("rollout"), self.policy.with_adapter(self.proposal):
-            return sample(
-                self.policy,
-                prompts,
-                max_new_tokens=self.config.rollout.max_new_tokens,
-                generator=generator,
-                batch_size=self.config.rollout.batch_size,
-            )
+        settings = self.config.rollout
+        with self.policy.with_adapter(self.proposal):
+            with self.timed("rollout"):
+                samples = draw(
+                    self.policy,
+                    prompts,
+                    max_new_tokens=settings.max_new_tokens,
+                    generator=generator,
+                    batch_size=settings.batch_size,
+                )
+            with self.timed("prior"):
+                return rescore(self.policy, samples, budget=settings.micro_batch_tokens)
 
     def score(self, samples: Samples) -> Samples:
         """The samples with their rewards."""
@@ -118,13 +122,15 @@ class Loop:
     def learn_minibatch(
         self, samples: Samples, signals: Signals, rows: Tensor, *, entropy: bool
     ) -> Statistics:
-        """One optimizer step; gradients are summed over parts of `optim.micro_batch_size`."""
+        """One optimizer step; gradients are summed over parts of `optim.micro_batch_tokens`."""
         totals = Totals(len(rows), int(samples.lengths[rows].sum()))
         sums: dict[str, float] = defaultdict(float)
-        for part in rows.split(self.config.optim.micro_batch_size or len(rows)):
-            chosen = samples.select(part)
+        width, budget = samples.prompt_tokens.shape[1], self.config.optim.micro_batch_tokens
+        for batch in token_batches(samples.lengths[rows], width, budget):
+            part = rows[batch]
+            chosen = samples.select(part).compact()
             prediction, mean_entropy = self.predict(chosen, totals, entropy=entropy)
-            chosen_signals = {name: value[part] for name, value in signals.items()}
+            chosen_signals = _select(signals, part, chosen.tokens.shape[1])
             loss, statistics = self.objective.loss(prediction, chosen, chosen_signals, totals)
             self.optimisation.backward(loss)
             for name, value in (statistics | mean_entropy).items():
@@ -178,7 +184,8 @@ class Loop:
     def _renew_proposal(self, samples: Samples, log_target: Tensor) -> None:
         if self.proposal is None:
             return
-        log_policy = log_policy_of(self.policy, samples, self.config.rollout.batch_size)
+        budget = self.config.rollout.micro_batch_tokens
+        log_policy = log_policy_of(self.policy, samples, budget)
         if self.objective.refresh_proposal(samples, log_target, log_policy.sum(1)):
             self.proposal = self.policy.snapshot()
 
@@ -197,6 +204,12 @@ class Loop:
             "tokens_per_second": tokens / elapsed,
         }
         return record | {f"time/{stage}": value for stage, value in self._timings.items()}
+
+
+def _select(signals: Signals, rows: Tensor, length: int) -> Signals:
+    """The rows of `(N,)` and `(N, T)` signals, the latter cut to `length`."""
+    chosen = {name: value[rows] for name, value in signals.items()}
+    return {n: value[:, :length] if value.dim() > 1 else value for n, value in chosen.items()}
 
 
 def _averages(collected: dict[str, list[float]]) -> Statistics:

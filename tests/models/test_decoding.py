@@ -85,9 +85,7 @@ def test_values_are_read_at_each_prefix(policy: Policy) -> None:
             generator=torch.Generator().manual_seed(0),
             value_of=head,
         )
-    view = next_tokens(
-        policy.model, Completions(prompts, lengths, decoded.tokens, decoded.lengths)
-    )
+    view = next_tokens(policy.model, Completions(prompts, lengths, decoded.tokens, decoded.lengths))
     assert decoded.values is not None
     assert decoded.values.abs().sum() > 0
     assert_close(decoded.values, view.unpack(head(view.hidden)), atol=3e-5, rtol=0)

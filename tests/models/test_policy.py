@@ -41,7 +41,9 @@ def test_merging_is_the_same_policy_and_leaves_every_bit(
     for _ in range(1000):
         with policy.merged():
             pass
-    assert all(torch.equal(value, before[name]) for name, value in policy.model.state_dict().items())
+    assert all(
+        torch.equal(value, before[name]) for name, value in policy.model.state_dict().items()
+    )
     assert torch.equal(enumeration.log_probs(policy), expected)
 
 

@@ -151,7 +151,9 @@ def test_without_a_start_token_prompts_are_required(tmp_path: Path) -> None:
     config = save_model(tmp_path, special={"eos_token": "<|end|>"})
     prior = load_prior(config)
     assert prior.encode(["ab"])[0].tolist() == [[64, 65]]
-    with pytest.raises(UserError, match=r"no beginning-of-sequence token.*model\.start_token=TOKEN"):
+    with pytest.raises(
+        UserError, match=r"no beginning-of-sequence token.*model\.start_token=TOKEN"
+    ):
         prior.encode([""])
     named = load_prior(config.model_copy(update={"start_token": "<|start|>"}))
     assert named.encode([""])[0].tolist() == [[257]]
@@ -164,7 +166,9 @@ def test_without_an_end_token_a_model_is_refused(tmp_path: Path) -> None:
     config = save_model(tmp_path, special={"bos_token": "<|end|>"})
     (tmp_path / "generation_config.json").unlink()
     (tmp_path / "config.json").write_text(
-        (tmp_path / "config.json").read_text().replace('"eos_token_id": 256', '"eos_token_id": null')
+        (tmp_path / "config.json")
+        .read_text()
+        .replace('"eos_token_id": 256', '"eos_token_id": null')
     )
     with pytest.raises(UserError, match="no end-of-sequence token"):
         load_prior(config)
@@ -194,5 +198,7 @@ def test_what_cannot_be_loaded_is_named(tmp_path: Path) -> None:
 
 def test_completions_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     policy = Policy(load_prior(save_model(tmp_path)))
-    with pytest.raises(UserError, match=r"max_new_tokens=64.*exceeds the 64 positions.*63 are left"):
+    with pytest.raises(
+        UserError, match=r"max_new_tokens=64.*exceeds the 64 positions.*63 are left"
+    ):
         sample(policy, [""], max_new_tokens=64, generator=torch.Generator())

@@ -6,6 +6,7 @@ from klvi.models.policy import Policy
 from klvi.models.scoring import (
     Completions,
     next_tokens,
+    token_batches,
     token_entropy,
     token_kl,
     token_log_probs,
@@ -43,7 +44,10 @@ def test_left_padding_changes_no_number(policy: Policy) -> None:
     padded = view.unpack(token_log_probs(view.logits, tokens[view.mask]))
     for row, start in ((0, 0), (1, 1)):
         alone = Completions(
-            prompts[row : row + 1, start:], both.prompt_lengths[[row]], tokens[[row]], lengths[[row]]
+            prompts[row : row + 1, start:],
+            both.prompt_lengths[[row]],
+            tokens[[row]],
+            lengths[[row]],
         )
         single = next_tokens(policy.model, alone)
         log_probs = single.unpack(token_log_probs(single.logits, alone.tokens[single.mask]))
@@ -67,3 +71,17 @@ def test_entropy_and_kl_of_known_distributions() -> None:
     assert_close(token_kl(skew, even), expected[None])
     impossible = torch.tensor([[0.0, -torch.inf]])
     assert_close(token_entropy(impossible), torch.zeros(1))
+
+
+def test_passes_hold_every_row_once_within_the_budget() -> None:
+    lengths = torch.randint(1, 40, (200,), generator=torch.Generator().manual_seed(0))
+    batches = token_batches(lengths, prompt_width=3, budget=256)
+    assert sorted(torch.cat(batches).tolist()) == list(range(200))
+    assert all(len(rows) * (3 + int(lengths[rows].max())) <= 256 for rows in batches)
+    padded = sum(len(rows) * int(lengths[rows].max()) for rows in batches)
+    assert padded < 1.15 * int(lengths.sum())
+
+
+def test_a_row_longer_than_the_budget_goes_alone() -> None:
+    batches = token_batches(torch.tensor([1, 90, 80]), prompt_width=1, budget=50)
+    assert [rows.tolist() for rows in batches] == [[1], [2], [0]]

@@ -70,7 +70,14 @@ class SeparateValues(nn.Module):
 
 def parity_config(objective: str) -> TrainConfig:
     return train_config(
-        objective={"name": objective, "epochs": 3, "gae_lambda": 0.9, "value_clip": 0.05, "soft_values": False},
+        objective={
+            "name": objective,
+            "epochs": 3,
+            "gae_lambda": 0.9,
+            "value_clip": 0.05,
+            "soft_values": False,
+            "whiten_advantages": True,
+        },
         updates=UPDATES,
         batch_size=BATCH,
         optim={"lr": 3e-3, "max_grad_norm": None},
@@ -201,7 +208,10 @@ def test_losses_and_weights_are_those_of_trl(
                 rtol=1e-3,
                 msg=f"{name}: {mine[name]} {other[name]}",
             )
-    start = [p.detach() for p in Policy(load_prior(config.model), config.lora).adapter_parameters()]
-    assert max((a - b).abs().max() for a, b in zip(ours, start, strict=False)) > 1e-3
-    for mine, other in zip(ours, theirs, strict=True):
-        assert_close(mine, other, atol=1e-5, rtol=1e-4)
+    policy = Policy(load_prior(config.model), config.lora)
+    start = [*policy.adapter_parameters(), *SeparateValues(value_transformer()).parameters()]
+    for mine, other, before in zip(ours, theirs, start, strict=True):
+        # Adam turns a gradient of rounding errors into a full step, so single elements may differ.
+        moved = (other - before).norm()
+        assert moved > 1e-3
+        assert (mine - other).norm() < 1e-3 * moved

@@ -1,0 +1,36 @@
+import torch
+from conftest import made_samples
+from torch.testing import assert_close
+
+from klvi.samples import Samples
+
+
+def test_the_mask_tells_real_tokens() -> None:
+    samples = made_samples([1, 3])
+    assert samples.mask.tolist() == [[True, False, False], [True, True, True]]
+
+
+def test_a_selection_keeps_rows_together() -> None:
+    samples = made_samples([1, 3, 2])
+    chosen = samples.select(torch.tensor([2, 0]))
+    assert chosen.lengths.tolist() == [2, 1]
+    assert_close(chosen.reward, samples.reward[[2, 0]])
+    assert_close(chosen.log_prior, samples.log_prior[[2, 0]])
+    assert len(chosen.texts) == len(chosen) == 2
+
+
+def test_compact_samples_lose_padding_alone() -> None:
+    samples = made_samples([1, 4, 2])
+    short = samples.select(torch.tensor([0, 2])).compact()
+    assert short.tokens.shape == (2, 2)
+    assert_close(short.log_policy_sequence, samples.log_policy_sequence[[0, 2]])
+
+
+def test_concatenation_pads_to_the_longest() -> None:
+    first, second = made_samples([1, 2]), made_samples([4], seed=1)
+    both = Samples.concatenate([first, second])
+    assert both.tokens.shape == (3, 4)
+    assert both.mask.sum() == 7
+    expected = torch.cat([first.log_policy_sequence, second.log_policy_sequence])
+    assert_close(both.log_policy_sequence, expected)
+    assert both.entropy is None
