@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint types check clean
+.PHONY: help train test lint types check bench clean
 
 help: ## This list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,6 +28,9 @@ types: $(READY) ## Check types
 	$(BIN)/mypy
 
 check: lint types test ## What has to pass before a change lands
+
+bench: $(READY) ## Measure an update's cost against TRL's; ARGS="tiny --quick" for a part
+	$(BIN)/python -m scripts.bench $(ARGS)
 
 clean: ## Remove the environment and caches; runs stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

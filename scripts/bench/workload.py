@@ -1,0 +1,104 @@
+"""What is measured: a prior, a batch, a length, and the objective that trains on them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from klvi.config.compose import composer, to_config
+from klvi.config.schema import TrainConfig
+
+Shape = Literal["tiny", "tiny-shaped", "gpt2-small"]
+Device = Literal["cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One row of the benchmark.
+
+    Attributes:
+        shape: the shipped prior, a random model of its shape, or one of GPT-2 small's.
+        path: folder of a random model; None for the shipped prior.
+        objective: `kl` (PPO) or `gdc`.
+        batch: completions of an update.
+        length: tokens of a completion; at most that many where `natural`.
+        natural: completions end by themselves, else no token ends one.
+        updates: measured updates of one process, after `warmup` updates that are not.
+    """
+
+    shape: Shape
+    batch: int
+    length: int
+    path: str | None = None
+    objective: Literal["kl", "gdc"] = "kl"
+    natural: bool = False
+    updates: int = 3
+    warmup: int = 1
+    device: Device = "cpu"
+
+    @property
+    def total_updates(self) -> int:
+        """All updates of one process."""
+        return self.warmup + self.updates
+
+    @property
+    def title(self) -> str:
+        """As the tables name it."""
+        length = f"≤{self.length}" if self.natural else str(self.length)
+        return f"{self.objective} {self.shape} {self.batch}×{length}"
+
+    def config(self) -> TrainConfig:
+        """The configuration that `klvi train` would compose for it."""
+        overrides = [
+            f"model={'gpt2' if self.shape == 'gpt2-small' else 'tiny'}",
+            f"objective={self.objective}",
+            "reward=contains",
+            "reward.text=Paris",
+            f"batch_size={self.batch}",
+            f"rollout.max_new_tokens={self.length}",
+            f"updates={self.total_updates}",
+            f"device={self.device}",
+            f"threads={1 if self.device == 'cpu' else 'null'}",
+        ]
+        if self.path is not None:
+            overrides.append(f"model.path={self.path}")
+        with composer("train") as hydra:
+            config = to_config("train", hydra.compose(overrides))
+        assert isinstance(config, TrainConfig)
+        return config
+
+    def to_json(self) -> str:
+        """For the command line of a child process."""
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> Workload:
+        """The inverse of `to_json`."""
+        return Workload(**json.loads(text))
+
+
+def make_random_prior(shape: Shape, folder: Path, vocabulary: int | None = None) -> None:
+    """Write a seeded random GPT-2 of `shape`, and a tokenizer of numbered words, to `folder`."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    from klvi.models.embedded import tiny_path
+
+    if shape == "gpt2-small":
+        config = GPT2Config()
+    else:
+        config = GPT2Config.from_pretrained(tiny_path(), n_positions=256)
+    config.vocab_size = vocabulary or config.vocab_size
+    end = config.vocab_size - 1
+    config.bos_token_id = config.eos_token_id = end
+    torch.manual_seed(0)
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    words = {f"w{i}": i for i in range(end)} | {"<|endoftext|>": end}
+    backend = Tokenizer(models.WordLevel(words, unk_token=None))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<|endoftext|>", eos_token="<|endoftext|>"
+    ).save_pretrained(folder)
