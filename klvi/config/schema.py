@@ -36,11 +36,25 @@ Text = Annotated[str, BeforeValidator(_whole_number_as_text)]
 Location = Annotated[Text, AfterValidator(os.path.expanduser)]
 
 
+def _anchored(value: str) -> str:
+    """An existing file or folder, also as `FILE:NAME`, by its absolute path: a run's folder must
+    tell what it read from wherever it is opened. What does not exist here may be a hub's id.
+    """
+    path = os.path.expanduser(value)
+    file, colon, name = path.rpartition(":")
+    if not os.path.exists(path) and colon and os.path.isfile(file):
+        return f"{os.path.abspath(file)}:{name}"
+    return os.path.abspath(path) if os.path.exists(path) else path
+
+
+Source = Annotated[Text, AfterValidator(_anchored)]
+
+
 class ModelConfig(Section):
     """The prior: a causal language model."""
 
     name: Text
-    path: Location | None = None
+    path: Source | None = None
     revision: Text | None = None
     start_token: Text | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
@@ -128,7 +142,7 @@ class LexiconReward(Section):
 
     name: Literal["lexicon"]
     words: list[Text] | None = None
-    path: Location | None = None
+    path: Source | None = None
     penalty: Annotated[float, Field(lt=0)] = -1.0
 
 
@@ -145,7 +159,7 @@ class ClassifierReward(Section):
     """Log-probability (nats) of a label under a sequence-classification model."""
 
     name: Literal["classifier"]
-    path: Location | None = None
+    path: Source | None = None
     label: str | int = 1
     batch_size: Annotated[int, Field(ge=1)] = 64
     with_prompt: bool = False
@@ -155,7 +169,7 @@ class PythonReward(Section):
     """A function of the user's: `NAME(texts, prompts) -> list[float]` in `FILE.py:NAME`."""
 
     name: Literal["python"]
-    function: Location | None = None
+    function: Source | None = None
 
 
 class SumReward(Section):
@@ -246,7 +260,7 @@ class FilePrompts(Section):
     """Prompts from a file: a text per line, or JSON lines with `field`."""
 
     name: Literal["file"]
-    path: Location | None = None
+    path: Source | None = None
     field: Text = "prompt"
     max_tokens: Annotated[int, Field(ge=1)] = 256
 
