@@ -352,14 +352,14 @@ class PretrainConfig(Section):
 
     out: Location | None = None
     corpus: Location | None = None
-    stories: Annotated[int, Field(ge=100)] = 60_000
+    stories: Annotated[int, Field(ge=100)] = 120_000
     samples: Annotated[int, Field(ge=2)] = 2_000
     vocabulary: Annotated[int, Field(ge=300)] = 700
     layers: Annotated[int, Field(ge=1)] = 4
     width: Annotated[int, Field(ge=8)] = 128
     heads: Annotated[int, Field(ge=1)] = 4
     context: Annotated[int, Field(ge=8)] = 128
-    steps: Annotated[int, Field(ge=1)] = 800
+    steps: Annotated[int, Field(ge=1)] = 1600
     batch_size: Annotated[int, Field(ge=1)] = 128
     lr: Annotated[float, Field(gt=0)] = 2e-3
     seed: Annotated[int, Field(ge=0)] = 0
