@@ -24,6 +24,7 @@ IMPORTANCE = {
     "eval/log_z": importance.log_z,
     "eval/log_z_lower": importance.log_z_lower,
     "eval/log_z_upper": importance.log_z_upper,
+    "eval/ess": importance.effective_sample_size,
 }
 
 
@@ -176,3 +177,17 @@ def test_the_share_of_each_proposal_is_fixed_and_adds_no_error(mixtures):
     """An influence that differs between the policy's and the prior's samples alone is no error."""
     for mix in mixtures[:3]:
         assert mix.estimate(0.0, 5.0 * mix.strata.double()).error < 1e-12
+
+
+def test_where_the_regression_is_unstable_the_policys_ratios_are_scaled_to_a_mean_of_one():
+    """A policy that has collapsed onto sequences of which the prior's samples hold few."""
+    collapsed = problem(condition(PRIOR, REWARD / 0.03, SPACE), PRIOR, REWARD, REWARD / BETA)
+    generator = torch.Generator().manual_seed(0)
+    log_policy = collapsed.log_policy.sum(1)
+    rows = [collapsed.draw(log, 300, generator) for log in (collapsed.log_policy, CASE.log_prior)]
+    mix = importance.mixture(
+        *(LogProbabilities(log_policy[r], LOG_PRIOR[r], CASE.log_target[r]) for r in rows)
+    )
+    assert torch.allclose(mix.share, torch.full_like(mix.share, 1 / 600))
+    assert mix.mean(mix.policy_ratio) == pytest.approx(1, abs=1e-12)
+    assert importance.kl_reverse(mix).value > 0

@@ -297,6 +297,27 @@ def test_prompts_are_fixed_so_that_their_spread_is_no_error():
     assert fixed.high - fixed.low < 0.8 * (mixed.high - mixed.low)
 
 
+def test_prompts_are_fixed_for_statistics_of_texts_too():
+    samples = two_prompts(400, 0)
+    lengths = torch.tensor([8 if p == "pTrue" else 1 for p in samples.prompts])
+    shifted = replace(samples, lengths=lengths, ended=torch.zeros(400, dtype=torch.bool))
+    fixed = measure(shifted)["eval/length"]
+    mixed = measure(replace(shifted, prompts=[""] * 400))["eval/length"]
+    assert fixed.high - fixed.low < 0.5 * (mixed.high - mixed.low)
+
+
+def test_an_estimate_that_one_sample_carries_is_refused():
+    """One of the prior's samples is all but impossible under the policy."""
+    samples, prior = made(300, shift=0.05), made(300, seed=1, shift=0.05)
+    far = torch.zeros(300, 1)
+    far[7] = 500.0 / prior.lengths[7]
+    prior = replace(prior, log_policy=prior.log_policy - far * prior.mask)
+    found = measure(samples, prior)
+    reason = "heavy tails: about 1 of 600 samples carry the estimate"
+    assert found["eval/kl_target_forward"] == Unavailable(reason)
+    assert isinstance(found["eval/log_z"], Measurement)
+
+
 def test_the_worst_prompt_is_named_when_it_is_refused():
     samples = made(100, prompts=["many"] * 80 + ["few"] * 20)
     reason = measure(samples)["eval/log_z"].reason
