@@ -14,7 +14,7 @@ def run(config: EvalConfig, context: Context) -> int:
     """Print the table of metrics and write it, with the configuration behind it, as JSON."""
     from rich.text import Text
 
-    from klvi.tracking import Output, measurement_table
+    from klvi.tracking import Output, measurement_table, warning
     from klvi.tracking.jsonl import to_json, write_atomically
     from klvi.training.load import load_policy
     from klvi.training.run import versions
@@ -22,14 +22,16 @@ def run(config: EvalConfig, context: Context) -> int:
     evaluator, source = load_policy(config)
     evaluation = evaluator.evaluate(0)
     output = Output()
-    output.print(
-        measurement_table(evaluation.metrics, title=source, confidence=config.evaluation.confidence)
-    )
+    confidence = config.evaluation.confidence
+    output.print(measurement_table(evaluation.metrics, evaluation.exact, source, confidence))
+    if evaluation.warning:
+        output.print(warning(evaluation.warning))
     file = _file(config, context)
     file.parent.mkdir(parents=True, exist_ok=True)
     report = {
         "policy": source,
         "metrics": {name: metric.to_json() for name, metric in evaluation.metrics.items()},
+        **({"exact": evaluation.exact} if evaluation.exact else {}),
         "config": config.model_dump(mode="json"),
         "versions": versions(),
     }

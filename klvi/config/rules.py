@@ -13,8 +13,8 @@ from klvi.config.validation import spelled
 
 Values = Mapping[str, Any]
 
-# Of an enumerable prior all are listed; ten times as many would take a minute an evaluation.
-MOST_SEQUENCES = 100_000
+# Of an enumerable prior all are listed; more would take longer than what is measured.
+MOST_SEQUENCES, LONGEST = 250_000, 24
 
 
 def broken_rules(command: str, raw: Mapping[str, Any], wrong: Set[str]) -> Iterator[str]:
@@ -82,7 +82,8 @@ def _enumeration(values: Values) -> Iterator[str]:
     if values.get("model.name") != "enumerable":
         return
     letters, length = values.get("model.letters"), values.get("rollout.max_new_tokens")
-    if letters is None or length is None:
+    # What is longer does not fit the model's context either, which says so itself.
+    if letters is None or length is None or length > LONGEST:
         return
     count = sum(letters**k for k in range(length + 1))
     if count > MOST_SEQUENCES:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from klvi.config.schema import TrainConfig, WandbTracking
-from klvi.tracking.base import FINISHED, Tracker, Trackers, flatten
+from klvi.tracking.base import FINISHED, Tracker, Trackers, exact_entries, flatten
 from klvi.tracking.console import ConsoleTracker
 from klvi.tracking.jsonl import JsonLines
-from klvi.tracking.output import Output
+from klvi.tracking.output import Output, warning
 from klvi.tracking.tables import measurement_table, sample_table
 from klvi.tracking.wandb import WandbTracker
 
@@ -19,9 +19,11 @@ __all__ = [
     "Trackers",
     "WandbTracker",
     "build_tracker",
+    "exact_entries",
     "flatten",
     "measurement_table",
     "sample_table",
+    "warning",
 ]
 
 

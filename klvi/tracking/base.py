@@ -76,6 +76,11 @@ def flatten(measurements: Mapping[str, Metric]) -> dict[str, float | str | None]
     return entries
 
 
+def exact_entries(exact: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Exact values as entries of a record: that of `eval/x` is `exact/x`."""
+    return {f"exact/{name.removeprefix('eval/')}": value for name, value in exact.items()}
+
+
 def sample_rows(samples: Samples) -> list[dict[str, Any]]:
     """A row for each scored sample; log-probabilities in nats per sequence."""
     columns = {

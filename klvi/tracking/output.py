@@ -48,6 +48,11 @@ class Output:
             console.print(*renderables, soft_wrap=_plain(renderables))
 
 
+def warning(message: str) -> Text:
+    """A line that nobody overlooks."""
+    return Text.assemble(("WARNING", "bold white on red"), (f" {message}", "bold red"))
+
+
 def _plain(renderables: tuple[RenderableType, ...]) -> bool:
     """Lines of text are left for the terminal to wrap, so that paths can be copied."""
     return all(isinstance(renderable, str | Text) for renderable in renderables)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
 
-from klvi.config.schema import MeasureConfig
+from klvi.config.schema import EnumerableModelConfig, MeasureConfig, PosteriorTarget
 from klvi.metrics.evaluate import evaluate
-from klvi.metrics.measurement import Metric
+from klvi.metrics.frontier import frontier_violation
+from klvi.metrics.measurement import Metric, Unavailable
 from klvi.models.policy import Policy
 from klvi.rewards.base import Reward
 from klvi.rewards.scoring import score
 from klvi.samplers.ancestral import log_policy_of, sample
 from klvi.samples import Samples
 from klvi.targets.base import Target
+from klvi.training.enumeration import ExactEvaluator
 from klvi.training.prompt_stream import PromptStream
 
 # Seeds of training are small numbers: evaluations must not repeat a rollout's random numbers.
@@ -24,10 +27,20 @@ SEED_OFFSET = 1 << 40
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured, and the policy's samples behind it."""
+    """What was measured, and the policy's samples behind it.
+
+    Attributes:
+        metrics: the estimates, by name.
+        samples: scored samples of the policy.
+        exact: where the prior is enumerable, the values that the metrics estimate, and the
+            target's own (`target/…`); None where one is infinite or undefined.
+        warning: a line that says that the numbers cannot be right, where they cannot.
+    """
 
     metrics: dict[str, Metric]
     samples: Samples
+    exact: Mapping[str, float | None] = field(default_factory=dict)
+    warning: str | None = None
 
 
 @dataclass
@@ -63,7 +76,27 @@ class Evaluator:
             confidence=settings.confidence,
             seed=settings.seed,
         )
-        return Evaluation(metrics, samples)
+        return Evaluation(metrics, samples, self._exact(update), self._warning(metrics))
+
+    def _exact(self, update: int) -> dict[str, float | None]:
+        if self._enumeration is None:
+            return {}
+        exact = self._enumeration.evaluate(update)
+        return {n: None if isinstance(v, Unavailable) else v for n, v in exact.items()}
+
+    def _warning(self, metrics: Mapping[str, Metric]) -> str | None:
+        """The frontier is that of the posterior; another target's log Z says nothing of it."""
+        if not isinstance(self.config.target, PosteriorTarget):
+            return None
+        names = ("eval/reward", "eval/kl_prior", "eval/log_z")
+        reward, kl_prior, log_z = (metrics[name] for name in names)
+        return frontier_violation(reward, kl_prior, log_z, self.config.beta)
+
+    @cached_property
+    def _enumeration(self) -> ExactEvaluator | None:
+        if not isinstance(self.config.model, EnumerableModelConfig):
+            return None
+        return ExactEvaluator(self.config, self.policy, self.target, self.reward)
 
     @cached_property
     def _prior_samples(self) -> Samples:

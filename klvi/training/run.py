@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +23,7 @@ from klvi.objectives import build_objective
 from klvi.prompts import load_prompts
 from klvi.rewards import build_reward
 from klvi.targets import build_target
-from klvi.tracking import Output, Tracker, build_tracker, flatten
+from klvi.tracking import Output, Tracker, build_tracker, exact_entries, flatten, warning
 from klvi.training.checkpoint import Checkpoints
 from klvi.training.evaluation import Evaluator
 from klvi.training.loop import Loop, Record
@@ -89,6 +90,7 @@ class Run:
     config: TrainConfig
     directory: Path
     metrics: dict[str, Metric] = field(default_factory=dict)
+    exact: Mapping[str, float | None] = field(default_factory=dict)
 
     def train(self) -> None:
         """Train from the newest checkpoint, or from the start, to the end.
@@ -103,7 +105,8 @@ class Run:
         )
         restored = self.checkpoints.restore_latest(self.loop)
         write_config(self.config, self.directory)
-        self.tracker: Tracker = build_tracker(self.config, Output(), restored or None)
+        self.output = Output()
+        self.tracker: Tracker = build_tracker(self.config, self.output, restored or None)
         self.tracker.start(self.config.model_dump(mode="json"), self.directory)
         try:
             self._train()
@@ -148,7 +151,7 @@ class Run:
             elapsed = time.perf_counter() - started
             self.loop.seconds += elapsed
             record |= {"time/evaluation": elapsed, "seconds": self.loop.seconds}
-            record |= flatten(self.metrics)
+            record |= flatten(self.metrics) | exact_entries(self.exact)
         self.tracker.log_update(record)
         if due:
             self.tracker.log_evaluation(update, self.metrics, samples)
@@ -157,7 +160,9 @@ class Run:
 
     def _evaluate(self, update: int) -> Any:
         evaluation = self.evaluator.evaluate(update)
-        self.metrics = evaluation.metrics
+        self.metrics, self.exact = evaluation.metrics, evaluation.exact
+        if evaluation.warning:
+            self.output.print(warning(f"update {update}: {evaluation.warning}"))
         return evaluation.samples
 
     def _save_adapter(self) -> None:
@@ -174,6 +179,7 @@ class Run:
                 "status": status,
                 "update": self.loop.update,
                 "metrics": {name: metric.to_json() for name, metric in self.metrics.items()},
+                **({"exact": self.exact} if self.exact else {}),
                 "seconds": self.loop.seconds,
                 "versions": versions(),
             }

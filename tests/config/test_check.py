@@ -116,6 +116,18 @@ def test_all_problems_come_together(problems: Problems) -> None:
     ]
 
 
+def test_what_cannot_be_listed_is_told_with_its_size(problems: Problems) -> None:
+    sizes = ("model=enumerable", "model.letters=10", "model.length=6")
+    line = (
+        "model.letters=10 rollout.max_new_tokens=6: these are 1,111,111 sequences, and exact "
+        "evaluation lists at most 250,000; take fewer letters or a smaller model.length"
+    )
+    for command in ("train", "eval"):
+        assert problems(command, *sizes, "reward=length") == [line]
+        assert problems(command, *sizes, "reward=length", "rollout.max_new_tokens=5") == []
+    assert problems("sample", *sizes, "reward=length") == []
+
+
 def test_a_wrong_value_is_not_told_twice(problems: Problems) -> None:
     assert problems("train", "batch_size=-4", "objective.minibatches=200") == [
         "batch_size=-4: must be a whole number, at least 2"
