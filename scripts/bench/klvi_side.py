@@ -8,7 +8,7 @@ from pathlib import Path
 
 from klvi.training.loop import Loop, Record
 from klvi.training.run import assemble_evaluator, assemble_loop
-from scripts.bench.measurement import Measurement, Recorder
+from scripts.bench.measurement import Measurement, Recorder, read_bandwidth
 from scripts.bench.workload import Workload
 
 STAGES = {
@@ -63,4 +63,8 @@ def measure(workload: Workload) -> Measurement:
     loop.on_update.append(after_update)
     recorder.start()
     train(loop)
-    return recorder.finish()
+    result = recorder.finish()
+    weights = (p for n, p in loop.policy.model.named_parameters() if "lora_" not in n)
+    size = sum(weight.nbytes for weight in weights)
+    result.bound = size * workload.length / read_bandwidth(workload.device)
+    return result

@@ -15,6 +15,7 @@ import torch
 
 T = TypeVar("T")
 STAGES = ("generation", "prior", "values", "reward", "update")
+NECESSARY_PARTS = ("decode", "prior pass", "forward and backward")
 
 
 @dataclass
@@ -27,6 +28,8 @@ class Measurement:
         stages: seconds of each stage of each update.
         tokens: completion tokens of each update.
         peak: MiB at most in use, above the bare imports on the CPU, by torch on CUDA.
+        bound: seconds in which the weights could be read once for each token of a completion, the
+            least that decoding can take; 0 where it was not measured.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -34,6 +37,7 @@ class Measurement:
     stages: list[dict[str, float]] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     peak: float = 0.0
+    bound: float = 0.0
 
     def to_json(self) -> str:
         """For the parent process."""
@@ -41,13 +45,14 @@ class Measurement:
 
     @staticmethod
     def merge(parts: list[Measurement]) -> Measurement:
-        """The updates of several processes; the peak is their median."""
+        """The updates of several processes; of their peaks and bounds the median."""
         return Measurement(
             seconds=[x for part in parts for x in part.seconds],
             cpu_seconds=[x for part in parts for x in part.cpu_seconds],
             stages=[x for part in parts for x in part.stages],
             tokens=[x for part in parts for x in part.tokens],
             peak=statistics.median(part.peak for part in parts),
+            bound=statistics.median(part.bound for part in parts),
         )
 
     @property
@@ -135,3 +140,15 @@ def memory(kind: str) -> float:
     found = re.search(rf"^{kind}:\s+(\d+) kB$", status, re.MULTILINE)
     assert found is not None, f"/proc/self/status has no {kind}"
     return int(found[1]) / 1024
+
+
+def read_bandwidth(device: str) -> float:
+    """Bytes per second at which one core, or the GPU, reads memory: the best of a few sums."""
+    count = 2**28 if device == "cuda" else 2**26
+    numbers = torch.ones(count, device=device)
+    best = float("inf")
+    for _ in range(4):
+        started = time.perf_counter()
+        numbers.sum().item()
+        best = min(best, time.perf_counter() - started)
+    return 4 * count / best

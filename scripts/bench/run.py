@@ -32,27 +32,22 @@ class Compared:
     sides: dict[str, Measurement]
 
 
-def compare(workload: Workload, sides: Sequence[str], repeats: int) -> Compared:
+def compare(workload: Workload, sides: Sequence[str], repeats: int = 1) -> Compared:
     """Measure `sides` in turn, `repeats` times: what disturbs one disturbs the other."""
     parts: dict[str, list[Measurement]] = {side: [] for side in sides}
     for _ in range(repeats):
         for side in sides:
-            parts[side].append(_child(side, workload))
+            print(f"  {side}: {workload.title}", file=sys.stderr, flush=True)
+            output = run_module("child", side, workload.to_json(), device=workload.device)
+            parts[side].append(Measurement(**last_line(output)))
     return Compared(workload, {side: Measurement.merge(found) for side, found in parts.items()})
 
 
-def _child(side: str, workload: Workload) -> Measurement:
-    return Measurement(
-        **run_module("scripts.bench.child", side, workload.to_json(), device=workload.device)
-    )
-
-
-def run_module(module: str, *arguments: str, device: str) -> dict[str, Any]:
-    """The object on the last line that a module prints as JSON, run on one core or one GPU."""
-    print(f"  … {module} {' '.join(arguments)}", file=sys.stderr, flush=True)
+def run_module(module: str, *arguments: str, device: str) -> str:
+    """What a module of the benchmark prints, run on one core or one GPU."""
     pinned = ["taskset", "-c", str(CORE)] if device == "cpu" else []
     done = subprocess.run(
-        [*pinned, sys.executable, "-m", module, *arguments],
+        [*pinned, sys.executable, "-m", f"scripts.bench.{module}", *arguments],
         cwd=ROOT,
         env=os.environ | ENVIRONMENT,
         capture_output=True,
@@ -61,5 +56,9 @@ def run_module(module: str, *arguments: str, device: str) -> dict[str, Any]:
     )
     if done.returncode != 0:
         raise SystemExit(f"{module} {' '.join(arguments)} failed:\n{done.stderr[-4000:]}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    return done.stdout
+
+
+def last_line(output: str) -> Any:
+    """The JSON on the last line: the lines before are the libraries' own."""
+    return json.loads(output.splitlines()[-1])

@@ -60,16 +60,45 @@ class TextReward(nn.Module):
         return SimpleNamespace(hidden_states=(hidden,))
 
 
-def build_trainer(workload: Workload, config: TrainConfig, folder: Path) -> PPOTrainer:
-    """TRL's trainer as its documentation builds it, with klvi's settings."""
+def build_trainer(
+    config: TrainConfig,
+    model: nn.Module,
+    values: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    *,
+    natural: bool,
+) -> PPOTrainer:
+    """TRL's trainer with klvi's settings; without `natural` no token ends a completion."""
+    start = [tokenizer.bos_token_id]
+    tokenizer.add_special_tokens({"pad_token": "<pad>"})  # an id that the model cannot emit
+    arguments = replace(
+        ppo_config(config, folder),
+        stop_token="eos" if natural else None,
+        local_rollout_forward_batch_size=config.batch_size,
+        save_strategy="no",
+    )
+    trainer = PPOTrainer(
+        args=arguments,
+        processing_class=tokenizer,
+        model=model,
+        ref_model=None,
+        reward_model=TextReward(build_reward(config.reward, config.device), tokenizer, len(start)),
+        train_dataset=Dataset.from_dict({"input_ids": [start] * config.batch_size}),
+        value_model=values,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def load(config: TrainConfig) -> tuple[nn.Module, nn.Module, PreTrainedTokenizerBase]:
+    """Policy, value model and tokenizer, as TRL's documentation loads them."""
     assert isinstance(config.model, ModelConfig)
     path = config.model.path or tiny_path()
     with quiet_transformers():
         tokenizer = AutoTokenizer.from_pretrained(path)
         base = AutoModelForCausalLM.from_pretrained(path, dtype=config.model.dtype)
         values = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1)
-    start = [tokenizer.bos_token_id]
-    tokenizer.add_special_tokens({"pad_token": "<pad>"})  # an id that the model cannot emit
     lora = LoraConfig(
         r=config.lora.r,
         lora_alpha=config.lora.alpha,
@@ -77,23 +106,7 @@ def build_trainer(workload: Workload, config: TrainConfig, folder: Path) -> PPOT
         fan_in_fan_out=True,
         task_type="CAUSAL_LM",
     )
-    arguments = replace(
-        ppo_config(config, folder),
-        stop_token="eos" if workload.natural else None,
-        local_rollout_forward_batch_size=workload.batch,
-        save_strategy="no",
-    )
-    trainer = PPOTrainer(
-        args=arguments,
-        processing_class=tokenizer,
-        model=get_peft_model(base, lora),
-        ref_model=None,
-        reward_model=TextReward(build_reward(config.reward, config.device), tokenizer, len(start)),
-        train_dataset=Dataset.from_dict({"input_ids": [start] * workload.batch}),
-        value_model=values,
-    )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
+    return get_peft_model(base, lora), values, tokenizer
 
 
 def instrument(trainer: PPOTrainer, recorder: Recorder, workload: Workload) -> None:
@@ -141,7 +154,7 @@ def measure(workload: Workload) -> Measurement:
     config = workload.config()
     torch.set_num_threads(config.threads or torch.get_num_threads())
     with tempfile.TemporaryDirectory() as folder:
-        trainer = build_trainer(workload, config, Path(folder))
+        trainer = build_trainer(config, *load(config), Path(folder), natural=workload.natural)
         instrument(trainer, recorder, workload)
         recorder.start()
         trainer.train()

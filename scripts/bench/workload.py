@@ -69,6 +69,13 @@ class Workload:
         assert isinstance(config, TrainConfig)
         return config
 
+    @property
+    def vocabulary(self) -> int:
+        """Tokens of a random model's vocabulary; its folder must still exist."""
+        assert self.path is not None
+        text = (Path(self.path) / "config.json").read_text(encoding="utf-8")
+        return int(json.loads(text)["vocab_size"])
+
     def to_json(self) -> str:
         """For the command line of a child process."""
         return json.dumps(asdict(self))
