@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from klvi.config.schema import LoraSection
 from klvi.errors import UserError
+from klvi.models.lora import fuse_lora
 from klvi.models.prior import Prior, quiet_transformers
 
 
@@ -57,6 +58,7 @@ class Policy:
                 torch.manual_seed(seed)
                 self.adapted = get_peft_model(prior.model, _lora_config(prior.model, lora))
             self.adapted.eval()
+            fuse_lora(self.model)
 
     @property
     def model(self) -> PreTrainedModel:

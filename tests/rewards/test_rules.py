@@ -1,4 +1,4 @@
-"""The rewards that are rules: contains, lexicon, length."""
+"""The rewards that are rules: contains, lexicon, length, letters."""
 
 import random
 
@@ -65,3 +65,10 @@ def test_length_in_words_and_characters():
     words = build(schema.LengthReward(name="length", target=2, scale=4.0))
     assert words(["one two", "one  two\nthree", ""], [""] * 3) == [0.0, -0.25, -0.5]
     assert Length(3, 1.0, "characters")(["abc", "abcde"], ["", ""]) == [0.0, -2.0]
+
+
+def test_letters_weigh_places_in_alphabet_and_text():
+    letters = build(schema.LettersReward(name="letters"))
+    texts = ["", "a", "E", "a b c", "c b a", "zebra ? ant"]
+    expected = [0, 1 / 2, 5 / 2, 1 / 2 + 2 / 3 + 3 / 4, 3 / 2 + 2 / 3 + 1 / 4, 26 / 2 + 1 / 4]
+    assert letters(texts, [""] * 6) == pytest.approx([value / 8 for value in expected])

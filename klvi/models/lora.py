@@ -1,0 +1,89 @@
+"""LoRA's forward and backward pass as six matrix products and nothing elementwise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from transformers.pytorch_utils import Conv1D
+
+
+class _AdaptedLinear(torch.autograd.Function):
+    """y = x·W + b + s·(x·Aᵀ)·Bᵀ with W and b frozen (Hu et al. 2021, arXiv 2106.09685, section 4).
+
+    Autograd of the plain formula scales and adds tensors of the output's size, forth and back;
+    here the products accumulate in place.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        inputs: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        down: Tensor,
+        up: Tensor,
+        scaling: float,
+    ) -> Tensor:
+        flat = inputs.reshape(-1, inputs.shape[-1])
+        low = flat @ down.T
+        output = flat @ weight if bias is None else torch.addmm(bias, flat, weight)
+        output.addmm_(low, up.T, alpha=scaling)
+        ctx.save_for_backward(flat, low, weight, down, up)
+        ctx.scaling = scaling
+        return output.view(*inputs.shape[:-1], output.shape[-1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        flat, low, weight, down, up = ctx.saved_tensors
+        output = gradient.reshape(-1, gradient.shape[-1])
+        through = (output @ up).mul_(ctx.scaling)
+        inputs = None
+        if ctx.needs_input_grad[0]:
+            inputs = torch.addmm(output @ weight.T, through, down).view(
+                *gradient.shape[:-1], flat.shape[-1]
+            )
+        return (
+            inputs,
+            None,
+            None,
+            through.T @ flat,
+            (output.T @ low).mul_(ctx.scaling),
+            None,
+        )
+
+
+def fuse_lora(model: nn.Module) -> None:
+    """Let every plain LoRA layer of `model` compute through `_AdaptedLinear`.
+
+    Layers that are more than a linear map with one adapter in the base weights' own precision keep
+    peft's forward pass.
+    """
+    for module in model.modules():
+        if isinstance(module, LoraLayer) and isinstance(
+            module.get_base_layer(), nn.Linear | Conv1D
+        ):
+            module.forward = _fused_forward(module, module.forward)
+
+
+def _fused_forward(layer: Any, plain: Any) -> Any:
+    base = layer.get_base_layer()
+
+    def forward(inputs: Tensor, *arguments: Any, **options: Any) -> Tensor:
+        if layer.disable_adapters:
+            result: Tensor = base(inputs)
+            return result
+        (name,) = layer.active_adapters
+        down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
+        if not inputs.dtype == base.weight.dtype == down.dtype:
+            result = plain(inputs, *arguments, **options)
+            return result
+        weight = base.weight if isinstance(base, Conv1D) else base.weight.T
+        result = _AdaptedLinear.apply(inputs, weight, base.bias, down, up, layer.scaling[name])
+        return result
+
+    return forward
