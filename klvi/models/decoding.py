@@ -65,7 +65,7 @@ def decode(
     for t in range(max_new_tokens):
         logits, hidden = state.step()
         log_next = logits.float().log_softmax(-1)
-        choice = torch.multinomial(log_next.exp(), 1, generator=generator)
+        choice = sample_tokens(log_next, generator)
         live = ~ended[rows]
         tokens[rows, t] = torch.where(live, choice[:, 0], tokens[rows, t])
         log_probs[rows, t] = torch.where(live, log_next.gather(1, choice)[:, 0], 0.0)
@@ -89,6 +89,18 @@ def decode(
         log_probs[:, :longest],
         None if values is None else values[:, :longest],
     )
+
+
+def sample_tokens(log_probs: Tensor, generator: torch.Generator) -> Tensor:
+    """One token `(n, 1)` from each row of `log_probs` `(n, V)`, by inversion in float64.
+
+    A token of probability 0 is never drawn. `torch.multinomial` would draw V random numbers a row.
+    """
+    cumulative = log_probs.double().exp().cumsum(1)
+    uniform = torch.rand(
+        len(log_probs), 1, dtype=torch.float64, device=log_probs.device, generator=generator
+    )
+    return torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
 
 
 class _State:

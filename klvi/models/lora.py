@@ -64,9 +64,9 @@ def fuse_lora(model: nn.Module) -> None:
     peft's forward pass.
     """
     for module in model.modules():
-        if isinstance(module, LoraLayer) and isinstance(
-            module.get_base_layer(), nn.Linear | Conv1D
-        ):
+        if not isinstance(module, LoraLayer):
+            continue
+        if isinstance(module.get_base_layer(), nn.Linear | Conv1D):
             module.forward = _fused_forward(module, module.forward)
 
 
