@@ -155,6 +155,12 @@ class LengthReward(Section):
     unit: Literal["words", "characters"] = "words"
 
 
+class LettersReward(Section):
+    """A graded score of texts of a few letters: late in the alphabet, early in the text."""
+
+    name: Literal["letters"]
+
+
 class ClassifierReward(Section):
     """Log-probability (nats) of a label under a sequence-classification model."""
 
@@ -180,7 +186,13 @@ class SumReward(Section):
 
 
 Reward = Annotated[
-    ContainsReward | LexiconReward | LengthReward | ClassifierReward | PythonReward | SumReward,
+    ContainsReward
+    | LexiconReward
+    | LengthReward
+    | LettersReward
+    | ClassifierReward
+    | PythonReward
+    | SumReward,
     Field(discriminator="name"),
 ]
 

@@ -6,6 +6,7 @@ from klvi.config import schema
 from klvi.rewards.base import Reward
 from klvi.rewards.contains import Contains
 from klvi.rewards.length import Length
+from klvi.rewards.letters import Letters
 from klvi.rewards.lexicon import Lexicon
 from klvi.rewards.python import PythonFunction
 from klvi.rewards.scoring import score
@@ -14,6 +15,7 @@ from klvi.rewards.sum import WeightedSum
 __all__ = [
     "Contains",
     "Length",
+    "Letters",
     "Lexicon",
     "PythonFunction",
     "Reward",
@@ -35,6 +37,8 @@ def build_reward(config: schema.Reward, device: str) -> Reward:
             return Lexicon.from_config(config)
         case schema.LengthReward():
             return Length(config.target, config.scale, config.unit)
+        case schema.LettersReward():
+            return Letters()
         case schema.PythonReward():
             return PythonFunction.from_config(config)
         case schema.SumReward():

@@ -11,7 +11,7 @@ from klvi.config import check as check_module
 
 Problems = Callable[..., list[str]]
 
-REWARDS = "classifier, contains, length, lexicon, python, sum"
+REWARDS = "classifier, contains, length, letters, lexicon, python, sum"
 MODELS = "distilgpt2, enumerable, gpt2, pythia-70m, qwen3-0.6b, smollm2-135m, tiny"
 
 ONE_PROBLEM = {
@@ -166,7 +166,7 @@ def test_rewards_in_a_sum_are_checked_too(problems: Problems) -> None:
         "+reward.terms.third.weight=2",
     )
     assert found == [
-        "reward.terms.other.reward.name=lenght: must be one of contains, lexicon, length, "
+        "reward.terms.other.reward.name=lenght: must be one of contains, lexicon, length, letters, "
         "classifier, python, sum; did you mean length?",
         "reward.terms.third.reward: is missing; give one with a name",
         "reward.terms.mine.reward.function=none.py:f: no such file none.py",

@@ -125,6 +125,14 @@ def test_an_experiment_overrides_choices_and_the_command_line_overrides_both() -
     assert (config.reward.name, config.beta, config.objective.name) == ("lexicon", 0.7, "gdc")
 
 
+@pytest.mark.parametrize(
+    "experiment", [c.name for c in GROUP_CHOICES if c.parts[0] == "experiment"]
+)
+def test_every_experiment_takes_another_reward(experiment: str) -> None:
+    config = composed("train", f"experiment={experiment}", "reward=length")
+    assert config.reward.name == "length"
+
+
 def test_quick_overrides_the_batch_sizes_of_a_model() -> None:
     config = composed("train", "model=gpt2", "debug=quick")
     assert (config.batch_size, config.lora.targets) == (16, ["c_attn", "c_proj", "c_fc"])
