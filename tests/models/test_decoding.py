@@ -2,7 +2,7 @@ import torch
 from conftest import LENGTH, LETTERS, Enumeration, disturb
 from torch.testing import assert_close
 
-from klvi.models.decoding import Decoded, decode
+from klvi.models.decoding import Decoded, decode, sample_tokens
 from klvi.models.policy import Policy
 from klvi.models.scoring import Completions, next_tokens, token_log_probs
 
@@ -89,3 +89,15 @@ def test_values_are_read_at_each_prefix(policy: Policy) -> None:
     assert decoded.values is not None
     assert decoded.values.abs().sum() > 0
     assert_close(decoded.values, view.unpack(head(view.hidden)), atol=3e-5, rtol=0)
+
+
+def test_tokens_follow_their_probabilities_and_the_impossible_never_comes() -> None:
+    """Frequencies within 4.5 standard errors, passed by chance once in 10^5 runs."""
+    probabilities = torch.tensor([0.0, 0.5, 0.0, 0.3, 0.2, 0.0])
+    count = 40_000
+    log_probs = probabilities.log().expand(count, -1)
+    tokens = sample_tokens(log_probs, torch.Generator().manual_seed(0))
+    assert tokens.shape == (count, 1)
+    frequencies = torch.bincount(tokens[:, 0], minlength=6) / count
+    error = (probabilities * (1 - probabilities) / count).sqrt()
+    assert ((frequencies - probabilities).abs() <= 4.5 * error).all()

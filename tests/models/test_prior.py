@@ -189,8 +189,8 @@ def test_special_tokens_are_not_in_texts(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_loaded_is_named(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"model\.path=.*empty: no causal language model"):
-        (tmp_path / "empty").mkdir()
         load_prior(ModelConfig(name="mine", path=str(tmp_path / "empty")))
     with pytest.raises(UserError, match=r"model=mine has no path: set model\.path="):
         load_prior(ModelConfig(name="mine"))
