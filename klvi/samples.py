@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,12 +82,12 @@ class Samples:
         """The samples at `indices` `(n,)`, in that order."""
         chosen = indices.tolist()
 
-        def pick(value: object) -> object:
+        def pick(value: Any) -> Any:
             if isinstance(value, Tensor):
                 return value[indices] if len(value) else value
             return [value[i] for i in chosen] if isinstance(value, list) else value
 
-        return Samples(**{f.name: pick(getattr(self, f.name)) for f in fields(self)})  # type: ignore[arg-type]
+        return Samples(**{f.name: pick(getattr(self, f.name)) for f in fields(self)})
 
     def compact(self) -> Samples:
         """The same samples without columns that are padding in every row."""
@@ -105,7 +106,7 @@ class Samples:
         def pad(value: Tensor, left: int, right: int) -> Tensor:
             return torch.nn.functional.pad(value, (left, right))
 
-        def join(name: str) -> object:
+        def join(name: str) -> Any:
             values = [getattr(part, name) for part in parts]
             if any(value is None for value in values):
                 return None
@@ -117,4 +118,4 @@ class Samples:
                 values = [pad(value, 0, length - value.shape[1]) for value in values]
             return torch.cat(values)
 
-        return Samples(**{f.name: join(f.name) for f in fields(Samples)})  # type: ignore[arg-type]
+        return Samples(**{f.name: join(f.name) for f in fields(Samples)})

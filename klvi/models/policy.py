@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,7 +13,9 @@ from peft.tuners.lora import LoraLayer
 from peft.utils import set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
 from klvi.config.schema import LoraSection
@@ -117,6 +120,23 @@ class Policy:
         finally:
             for layer, original in zip(layers, originals, strict=True):
                 layer.weight.data = original
+
+    @contextmanager
+    def recomputing(self, wanted: bool = True) -> Iterator[None]:
+        """Forward passes that keep no activations inside layers; the backward pass redoes them.
+
+        The layers are told one by one: transformers' own switch takes effect in training mode
+        alone, which would bring the prior's dropout back.
+        """
+        layers = [m for m in self.model.modules() if isinstance(m, GradientCheckpointingLayer)]
+        for layer in layers:
+            layer.gradient_checkpointing = layer.training = wanted
+            layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.gradient_checkpointing = layer.training = False
 
     @contextmanager
     def with_adapter(self, weights: list[Tensor] | None) -> Iterator[None]:

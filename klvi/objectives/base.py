@@ -90,5 +90,7 @@ class Objective(ABC):
         """What a resume needs beside the policy and the optimizer."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 (most have no state)
-        """Restore `state_dict()`."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore `state_dict()`; raises ValueError for a state where there can be none."""
+        if state:
+            raise ValueError(f"objective {self.name} keeps no state, but was given {list(state)}")

@@ -6,6 +6,7 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -59,7 +60,7 @@ class Checkpoints:
         return loop.update
 
 
-def _state(loop: Loop) -> dict[str, object]:
+def _state(loop: Loop) -> dict[str, Any]:
     head = loop.policy.value_head
     return {
         "update": loop.update,
@@ -72,12 +73,12 @@ def _state(loop: Loop) -> dict[str, object]:
     }
 
 
-def _restore(loop: Loop, state: dict[str, object]) -> None:
-    loop.update = state["update"]  # type: ignore[assignment]
-    loop.seconds = state["seconds"]  # type: ignore[assignment]
-    loop.optimisation.optimizer.load_state_dict(state["optimizer"])  # type: ignore[arg-type]
-    loop.optimisation.scheduler.load_state_dict(state["scheduler"])  # type: ignore[arg-type]
-    loop.objective.load_state_dict(state["objective"])  # type: ignore[arg-type]
+def _restore(loop: Loop, state: dict[str, Any]) -> None:
+    loop.update = state["update"]
+    loop.seconds = state["seconds"]
+    loop.optimisation.optimizer.load_state_dict(state["optimizer"])
+    loop.optimisation.scheduler.load_state_dict(state["scheduler"])
+    loop.objective.load_state_dict(state["objective"])
     if loop.policy.value_head is not None:
-        loop.policy.value_head.load_state_dict(state["value_head"])  # type: ignore[arg-type]
-    loop.proposal = state["proposal"]  # type: ignore[assignment]
+        loop.policy.value_head.load_state_dict(state["value_head"])
+    loop.proposal = state["proposal"]

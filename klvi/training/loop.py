@@ -147,7 +147,8 @@ class Loop:
         self, samples: Samples, totals: Totals, *, entropy: bool
     ) -> tuple[Prediction, Statistics]:
         """One forward pass for the policy's log-probabilities and, with a value head, values."""
-        view = next_tokens(self.policy.model, completions(samples))
+        with self.policy.recomputing(self.config.optim.gradient_checkpointing):
+            view = next_tokens(self.policy.model, completions(samples))
         log_policy = token_log_probs(view.logits, samples.tokens[view.mask])
         head = self.policy.value_head
         values = None if head is None else view.unpack(head(view.hidden))

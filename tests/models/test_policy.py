@@ -96,3 +96,26 @@ def test_the_value_loss_cannot_move_the_policy(policy: Policy) -> None:
     (head(hidden) - 1).square().sum().backward()
     assert hidden.grad is None
     assert head.output.bias.grad is not None
+
+
+def test_recomputed_activations_give_the_same_gradients(
+    policy: Policy, enumeration: Enumeration
+) -> None:
+    disturb(policy)
+    calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    policy.model.transformer.h[0].ln_1.register_forward_hook(count)
+    results = []
+    for wanted, passes in ((False, 1), (True, 2)):
+        calls = 0
+        with policy.recomputing(wanted):
+            loss = enumeration.log_probs(policy).mean()
+        gradients = torch.autograd.grad(loss, policy.adapter_parameters())
+        results.append(torch.cat([gradient.flatten() for gradient in gradients]))
+        assert calls == passes
+    assert_close(results[0], results[1])
+    assert not any(module.training for module in policy.model.modules())
