@@ -103,9 +103,10 @@ class Evaluator:
         """Samples of π0 that complete the proposal where the policy does not cover the target."""
         settings = self.config.evaluation
         with self.policy.with_adapter(self.policy.zero_adapter()):
-            return self.draw(settings.prior_samples, settings.seed + SEED_OFFSET, 0)
+            seed = settings.seed + SEED_OFFSET
+            return self.draw(settings.prior_samples, seed, 0, distributions=False)
 
-    def draw(self, count: int, seed: int, update: int) -> Samples:
+    def draw(self, count: int, seed: int, update: int, *, distributions: bool = True) -> Samples:
         """`count` scored samples of the policy, with the distributions behind their tokens."""
         generator = torch.Generator(self.policy.device).manual_seed(SEED_OFFSET + seed)
         samples = sample(
@@ -115,7 +116,7 @@ class Evaluator:
             generator=generator,
             batch_size=self.config.rollout.batch_size,
             budget=self.config.rollout.micro_batch_tokens,
-            distributions=True,
+            distributions=distributions,
         )
         reward = score(self.reward, samples.texts, samples.prompts, update=update)
         return samples.with_reward(reward.to(samples.lengths.device))
