@@ -5,7 +5,8 @@
 Each side runs in a fresh process, in turn, on one core (`taskset`, one thread) or one GPU, with the
 same prior, batch, length, PPO epochs, LoRA, settings and reward. Seconds are medians over updates;
 "CPU s" is what the process itself computed: its ratio is the one to read on a machine that others
-use too. Memory is the process's peak above its size after the imports; the weights are part of it.
+use too. `taskset -c 1 make bench` takes another core than the first. Memory is the process's peak
+above its size after the imports; the weights are part of it.
 
 All completions have the full length on both sides, so that the tokens are the same: klvi's prior
 stops at an id beyond the vocabulary, TRL has no stop token. Rows with "≤" have natural lengths.
@@ -31,7 +32,7 @@ from scripts.bench.run import compare, run_module
 from scripts.bench.workload import Shape, Workload, make_random_prior
 
 BOTH = ("klvi", "trl")
-LARGE_VOCABULARY = 16384
+LARGE_VOCABULARY = 8192
 
 
 def bench_tiny(options: argparse.Namespace) -> None:
@@ -57,21 +58,17 @@ def bench_gpt2(options: argparse.Namespace) -> None:
 
 
 def bench_growth(options: argparse.Namespace) -> None:
-    """A random model of tiny's shape, by batch and by length."""
-    updates = 1 if options.quick else 2
+    """A random model of tiny's shape, by batch, by length, and with a larger vocabulary."""
     with random_prior("tiny-shaped") as path, random_prior("tiny-shaped", LARGE_VOCABULARY) as wide:
-        base = Workload("tiny-shaped", 64, 64, path, updates=updates, device=options.device)
-        batches = [
-            compare(replace(base, batch=16), BOTH),
-            compare(base, BOTH),
-            compare(replace(base, batch=256), ("klvi",) if options.quick else BOTH),
-        ]
+        base = Workload("tiny-shaped", 64, 64, path, updates=1, device=options.device)
+        batches = [compare(replace(base, batch=batch), BOTH) for batch in (16, 64)]
+        batches += [compare(replace(base, batch=256), ("klvi",) if options.quick else BOTH)]
         lengths = [compare(replace(base, length=length), ("klvi",)) for length in (16, 128)]
-        vocabulary = compare(replace(base, path=wide), ("klvi",))
-        growth = tables.vocabulary_growth(batches[1], vocabulary)
+        large = replace(base, path=wide, warmup=0)
+        vocabulary = [compare(replace(large, batch=batch), ("klvi",)) for batch in (64, 256)]
     print(tables.growth([*batches, *lengths]))
     print(f"\n{tables.batch_growth(*batches)}")
-    print(growth)
+    print(tables.logits_growth(*vocabulary, vocabulary=LARGE_VOCABULARY))
 
 
 def bench_gdc(options: argparse.Namespace) -> None:

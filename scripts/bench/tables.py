@@ -101,16 +101,15 @@ def batch_growth(small: Compared, middle: Compared, large: Compared) -> str:
     )
 
 
-def vocabulary_growth(small: Compared, large: Compared) -> str:
-    """How klvi's peak memory grows with the vocabulary, beside one tensor of all logits."""
-    workload = small.workload
-    words = [row.workload.vocabulary for row in (small, large)]
-    tensor = 4 * (words[1] - words[0]) * workload.batch * workload.length / 2**20
+def logits_growth(small: Compared, large: Compared, *, vocabulary: int) -> str:
+    """How klvi's peak memory grows with the batch, beside the tensor of all logits."""
+    sequences = large.workload.batch - small.workload.batch
+    tensor = 4 * vocabulary * sequences * small.workload.length / 2**20
     extra = large.sides["klvi"].peak - small.sides["klvi"].peak
     return (
-        f"A vocabulary of {words[1]} in place of {words[0]} at {workload.batch} × "
-        f"{workload.length} adds {extra:.0f} MiB; all logits in float32 would be {tensor:.0f} MiB "
-        "more."
+        f"With a vocabulary of {vocabulary} its peak grows by {extra:.0f} MiB from batch "
+        f"{small.workload.batch} to {large.workload.batch}; all logits in float32 would grow by "
+        f"{tensor:.0f} MiB."
     )
 
 

@@ -69,13 +69,6 @@ class Workload:
         assert isinstance(config, TrainConfig)
         return config
 
-    @property
-    def vocabulary(self) -> int:
-        """Tokens of a random model's vocabulary; its folder must still exist."""
-        assert self.path is not None
-        text = (Path(self.path) / "config.json").read_text(encoding="utf-8")
-        return int(json.loads(text)["vocab_size"])
-
     def to_json(self) -> str:
         """For the command line of a child process."""
         return json.dumps(asdict(self))
@@ -93,6 +86,7 @@ def make_random_prior(shape: Shape, folder: Path, vocabulary: int | None = None)
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
     from klvi.models.embedded import tiny_path
+    from klvi.models.prior import quiet_transformers
 
     if shape == "gpt2-small":
         config = GPT2Config()
@@ -102,7 +96,8 @@ def make_random_prior(shape: Shape, folder: Path, vocabulary: int | None = None)
     end = config.vocab_size - 1
     config.bos_token_id = config.eos_token_id = end
     torch.manual_seed(0)
-    GPT2LMHeadModel(config).save_pretrained(folder)
+    with quiet_transformers():
+        GPT2LMHeadModel(config).save_pretrained(folder)
     words = {f"w{i}": i for i in range(end)} | {"<|endoftext|>": end}
     backend = Tokenizer(models.WordLevel(words, unk_token=None))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
