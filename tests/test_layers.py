@@ -1,0 +1,92 @@
+"""Dependencies point one way, and TRL has one door."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import klvi
+
+ROOT = Path(klvi.__file__).parent
+# A package imports from itself and from those in earlier rows.
+LAYERS = [
+    {"errors", "samples", "conf"},
+    {"config"},
+    {"models", "metrics"},
+    {"rewards", "targets", "objectives", "samplers", "prompts"},
+    {"tracking"},
+    {"training"},
+    {"reports"},
+    {"verification"},
+    {"commands"},
+    {"job"},
+    {"cli"},
+]
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+
+
+def imports(file: Path) -> Iterator[str]:
+    """The modules that a file imports, inside functions too."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    for file in sorted(ROOT.rglob("*.py")):
+        part = file.relative_to(ROOT).parts[0].removesuffix(".py")
+        if part != "__init__":
+            yield part, file
+
+
+def test_every_package_has_a_layer() -> None:
+    assert {part for part, _ in modules()} <= set(RANK)
+
+
+def test_dependencies_point_one_way() -> None:
+    wrong = []
+    for part, file in modules():
+        for name in imports(file):
+            if not name.startswith("klvi."):
+                continue
+            imported = name.split(".")[1]
+            if imported != part and RANK[imported] >= RANK[part]:
+                wrong.append(f"{file.relative_to(ROOT)} imports {name}")
+    assert wrong == []
+
+
+def test_metrics_know_tensors_alone() -> None:
+    known = {"klvi.metrics", "klvi.samples", "klvi.errors", "torch", "numpy"}
+    standard = sys.stdlib_module_names
+    for file in (ROOT / "metrics").glob("*.py"):
+        for name in imports(file):
+            head = name.split(".")[0]
+            assert head in standard | known or any(name.startswith(k) for k in known), (file, name)
+
+
+def test_trl_has_one_door() -> None:
+    importers = {
+        str(file.relative_to(ROOT))
+        for _, file in modules()
+        for name in imports(file)
+        if name.split(".")[0] == "trl"
+    }
+    assert importers == {"training/ppo.py"}
+
+
+def test_commands_and_configuration_import_no_torch() -> None:
+    for part in ("config", "commands"):
+        for file in (ROOT / part).glob("*.py"):
+            top = ast.parse(file.read_text(encoding="utf-8")).body
+            names = [
+                name
+                for node in top
+                if isinstance(node, ast.Import | ast.ImportFrom)
+                for name in ([a.name for a in node.names] + [getattr(node, "module", None) or ""])
+            ]
+            heavy = ("torch", "transformers", "peft", "klvi.models", "klvi.training")
+            assert not [name for name in names if name.startswith(heavy)], file
