@@ -124,7 +124,7 @@ def _size_problems(config: PretrainConfig) -> Iterator[str]:
 
 def _lines(corpus: Path) -> list[str]:
     """The texts of a corpus: its lines, without the empty ones."""
-    return [line.strip() for line in corpus.read_text("utf-8").splitlines() if line.strip()]
+    return [line.strip() for line in corpus.read_text("utf-8-sig").split("\n") if line.strip()]
 
 
 def _texts(config: PretrainConfig) -> tuple[Sequence[str], Sequence[str]]:
@@ -163,6 +163,7 @@ def _origin(config: PretrainConfig, report: PretrainingReport) -> str:
         f"`{END_OF_TEXT}` starts and ends a text, and there is no padding token.\n\n"
         f"Trained on {report.texts:,} {texts}, of at most {config.context} tokens.{cut} "
         f"{config.steps} steps of {config.batch_size} texts with AdamW, one-cycle learning rate "
-        f"{config.lr:g}, seed {config.seed}: {report.seconds / MINUTE:.0f} minutes with torch "
-        f"{version('torch')} and transformers {version('transformers')}."
+        f"{config.lr:g}, seed {config.seed}: {report.seconds / MINUTE:.0f} minutes on "
+        f"{report.threads} thread{'s' * (report.threads > 1)} with torch {version('torch')} and "
+        f"transformers {version('transformers')}."
     )

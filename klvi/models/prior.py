@@ -22,6 +22,7 @@ from transformers.activations import NewGELUActivation
 from klvi.config.schema import EnumerableModelConfig, ModelConfig
 from klvi.errors import UserError
 from klvi.models.embedded import enumerable_lm, tiny_path
+from klvi.models.embedded.tokenizer import unknown_characters
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class Prior:
     def encode(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Prompt tokens `(N, P)`, padded on the left, and their lengths `(N,)`.
 
-        Raises UserError where a prompt is empty and no token can start a sequence.
+        Raises UserError where a prompt is empty and no token can start a sequence, and where the
+        tokenizer has no tokens for some of its characters.
         """
         start = [] if self.start_token_id is None else [self.start_token_id]
         rows = [start + self._encode_one(prompt) for prompt in prompts]
@@ -68,7 +70,14 @@ class Prior:
         return tokens.to(self.device), lengths.to(self.device)
 
     def _encode_one(self, prompt: str) -> list[int]:
-        return list(self.tokenizer.encode(prompt, add_special_tokens=False)) if prompt else []
+        if not prompt:
+            return []
+        tokens = list(self.tokenizer.encode(prompt, add_special_tokens=False))
+        whole = self.tokenizer.decode(tokens) == prompt
+        lost = "" if whole else unknown_characters(self.tokenizer, prompt)
+        if lost:
+            raise UserError(f"prompt {prompt!r}: model {self.name} has no tokens for {lost!r}")
+        return tokens
 
     def decode(self, tokens: Tensor, lengths: Tensor) -> list[str]:
         """The texts of completions `(N, T)` of `lengths` `(N,)`, without special tokens."""

@@ -34,6 +34,7 @@ class PretrainingReport:
         losses: `(M,)` −log p of each of them, its end included, nats per text.
         lengths: `(M,)` predicted tokens of each of them.
         seconds: duration of the training.
+        threads: of torch, on which the last digits of the weights depend.
     """
 
     parameters: int
@@ -44,6 +45,7 @@ class PretrainingReport:
     losses: Tensor
     lengths: Tensor
     seconds: float
+    threads: int
 
     @property
     def loss_text(self) -> tuple[float, float]:
@@ -98,6 +100,7 @@ def pretrain(
         losses=losses(model, ends),
         lengths=torch.tensor([len(document) - 1.0 for document in ends]),
         seconds=seconds,
+        threads=torch.get_num_threads(),
     )
     return model, tokenizer, report
 

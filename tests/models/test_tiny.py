@@ -6,10 +6,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
 
+from klvi.config.schema import ModelConfig
+from klvi.errors import UserError
 from klvi.models.embedded import tiny_path
 from klvi.models.embedded.stories import EVENTS, stories
 from klvi.models.embedded.tokenizer import unknown_characters
-from klvi.models.prior import quiet_transformers
+from klvi.models.prior import load_prior, quiet_transformers
 from klvi.training.pretraining import encode, losses, mean_and_error, sample_tokens
 from klvi.training.prior_quality import log_probabilities
 
@@ -65,6 +67,14 @@ def test_every_token_occurs_in_stories_and_texts_survive_encoding(tiny: Tiny) ->
 def test_characters_outside_the_alphabet_are_told(tiny: Tiny) -> None:
     assert unknown_characters(tiny.tokenizer, "Leo owes Zoë 5 €, she said.") == "ë5€"
     assert unknown_characters(tiny.tokenizer, "Quite a JUMP, Xavier!") == "!"
+
+
+def test_a_prompt_of_unknown_characters_is_refused() -> None:
+    prior = load_prior(ModelConfig(name="tiny"))
+    assert prior.encode(["Leo"])[1].tolist() == [2]
+    problem = "prompt 'Zoë, 5': model tiny has no tokens for 'ë5'"
+    with pytest.raises(UserError, match=problem):
+        prior.encode(["Zoë, 5"])
 
 
 def test_held_out_loss_is_within_3_percent_of_the_entropy(tiny: Tiny) -> None:

@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 END_OF_TEXT = "<|endoftext|>"
+REPLACEMENT = "\ufffd"
 
 Merge = tuple[str, str]
 
@@ -38,14 +39,14 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenize
     )
 
 
-def unknown_characters(tokenizer: PreTrainedTokenizerFast, text: str) -> str:
-    """The characters of `text`, in order, that the tokenizer's alphabet lacks and so drops."""
-    kept: dict[str, bool] = {}
-    for character in text:
-        if character not in kept:
-            tokens = tokenizer.encode(character, add_special_tokens=False)
-            kept[character] = tokenizer.decode(tokens) == character
-    return "".join(character for character, known in kept.items() if not known)
+def unknown_characters(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """The distinct characters of `text`, in order, that the tokenizer drops or cannot give back."""
+    lost = []
+    for character in dict.fromkeys(text):
+        tokens = tokenizer.encode(character, add_special_tokens=False)
+        if not tokens or (REPLACEMENT in tokenizer.decode(tokens) and character != REPLACEMENT):
+            lost.append(character)
+    return "".join(lost)
 
 
 def _merges(words: Counter[str], vocabulary: int) -> list[Merge]:
