@@ -103,7 +103,10 @@ class ConsoleTracker:
         elapsed = duration(time.monotonic() - self._started)
         ending = Text.assemble((status, style), f" after {self._update} updates in {elapsed}")
         self._output.print(ending)
-        self._output.print(Text(f"{self._directory}", style="dim"))
+        place = f"{self._directory}"
+        if status != FINISHED:
+            place = f"klvi resume run={place}"
+        self._output.print(Text(place, style="dim"))
 
     def _show(self, evaluation: Evaluation, exact: Mapping[str, float | None] | None) -> None:
         size, count = len(evaluation.samples), min(SHOWN_SAMPLES, len(evaluation.samples))

@@ -249,6 +249,7 @@ def test_a_reward_that_fails_stops_the_run_safely(tmp_path: Path, installed_klvi
     assert error.count("\n") == 1
     assert "(update 4)" in error
     assert json.loads((run / "summary.json").read_text())["status"] == "failed"
+    assert work.result.stdout.endswith(f"klvi resume run={run}\n")
     assert not (run / "adapter").exists()
     steps = [int(path.name.split("-")[1]) for path in (run / "checkpoints").iterdir()]
     assert steps == [3]
