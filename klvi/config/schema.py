@@ -106,7 +106,7 @@ class RolloutSection(Section):
     """How completions are sampled: always at temperature 1, never truncated."""
 
     max_new_tokens: Annotated[int, Field(ge=1)] = 48
-    batch_size: Annotated[int, Field(ge=1)] = 256
+    batch_size: Annotated[int, Field(ge=1)] = 512
     micro_batch_tokens: Annotated[int, Field(ge=1)] | None = None
     samples_per_prompt: Annotated[int, Field(ge=1)] = 1
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 # Tokens of a forward pass: on a CPU what its caches hold, on a GPU what fills it.
-CPU_BUDGET, CUDA_BUDGET = 2048, 8192
+CPU_BUDGET, CUDA_BUDGET = 1024, 8192
 
 
 @dataclass(frozen=True)
