@@ -1,29 +1,19 @@
-"""What all tests share: few threads, small real models, and the list of all short sequences."""
+"""Fixtures of all tests."""
 
 from __future__ import annotations
 
 import itertools
-import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
 import pytest
 import torch
-from torch import Tensor
+from support import LENGTH, LETTERS, Enumeration
 
-from klvi.config.schema import EnumerableModelConfig, LoraSection, TrainConfig
+from klvi.config.schema import EnumerableModelConfig, LoraSection
 from klvi.models.policy import Policy
 from klvi.models.prior import load_prior
-from klvi.models.scoring import Completions, next_tokens, token_log_probs
-from klvi.samples import Samples
-
-torch.set_num_threads(1)
-
-LETTERS, LENGTH = 4, 4
+from klvi.models.scoring import Completions
 
 
 @pytest.fixture
@@ -35,33 +25,6 @@ def enumerable_config() -> EnumerableModelConfig:
 def policy(enumerable_config: EnumerableModelConfig) -> Policy:
     """A fresh policy on the enumerable prior: equal to it until it is trained."""
     return Policy(load_prior(enumerable_config), LoraSection(r=8), seed=0)
-
-
-def disturb(policy: Policy, size: float = 0.3, seed: int = 1) -> Policy:
-    """Move the adapter away from the prior, reproducibly."""
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in policy.adapter_parameters():
-        parameter.data.add_(size * torch.randn(parameter.shape, generator=generator))
-    return policy
-
-
-@dataclass(frozen=True)
-class Enumeration:
-    """All S sequences of the enumerable prior's space, and their log-probabilities."""
-
-    completions: Completions
-    ended: Tensor
-
-    def log_probs(self, policy: Policy) -> Tensor:
-        """`(S,)` log π(x) with gradient."""
-        view = next_tokens(policy.model, self.completions)
-        tokens = self.completions.tokens[view.mask]
-        return view.unpack(token_log_probs(view.logits, tokens)).double().sum(1)
-
-    def log_probs_prior(self, policy: Policy) -> Tensor:
-        """`(S,)` log π0(x)."""
-        with policy.as_prior(), torch.no_grad():
-            return self.log_probs(policy)
 
 
 @pytest.fixture
@@ -78,69 +41,6 @@ def enumeration() -> Enumeration:
     one = torch.ones(len(tokens), dtype=torch.long)
     start = torch.full((len(tokens), 1), end)
     return Enumeration(Completions(start, one, tokens, lengths), tokens[:, -1] == end)
-
-
-def letter_reward(texts: list[str]) -> Tensor:
-    """A reward in [0, 1] that is neither constant nor binary and depends on letters' places."""
-    return torch.tensor(
-        [sum((ord(c) - 96) / (i + 2) for i, c in enumerate(t.split())) / 8 for t in texts]
-    ).clamp(0, 1)
-
-
-class LetterReward:
-    """`letter_reward` as a reward."""
-
-    name = "letters"
-
-    def __call__(self, texts: list[str], prompts: list[str]) -> Tensor:
-        return letter_reward(texts)
-
-
-def made_samples(lengths: list[int], seed: int = 0) -> Samples:
-    """Scored samples of random numbers, with values."""
-    generator = torch.Generator().manual_seed(seed)
-    count, width = len(lengths), max(lengths)
-    tokens = torch.randint(0, 4, (count, width), generator=generator)
-    sizes = torch.tensor(lengths)
-    mask = torch.arange(width) < sizes[:, None]
-
-    def noise() -> Tensor:
-        return torch.randn(count, width, generator=generator) * mask
-
-    return Samples(
-        prompts=[""] * count,
-        prompt_tokens=torch.full((count, 1), 4),
-        prompt_lengths=torch.ones(count, dtype=torch.long),
-        tokens=tokens,
-        lengths=sizes,
-        ended=sizes < width,
-        log_policy=-noise().abs(),
-        log_prior=-noise().abs(),
-        texts=["a"] * count,
-        reward=torch.rand(count, generator=generator),
-        values=noise(),
-    )
-
-
-def train_config(**changes: object) -> TrainConfig:
-    """A valid configuration on the small enumerable prior, with changes."""
-    values: dict[str, object] = {
-        "model": {"name": "enumerable", "letters": LETTERS, "length": LENGTH},
-        "reward": {"name": "contains", "text": "a"},
-        "target": {"name": "posterior"},
-        "prompts": {"name": "none"},
-        "objective": {"name": "kl"},
-        "tracking": {"name": "none"},
-        "lora": {"r": 8},
-        "beta": 0.2,
-        "name": "test",
-        "updates": 2,
-        "batch_size": 64,
-        "rollout": {"max_new_tokens": LENGTH},
-        "device": "cpu",
-        "threads": 1,
-    }
-    return TrainConfig.model_validate(values | changes)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,5 @@
 import torch
-from conftest import made_samples
+from support import made_samples
 from torch.testing import assert_close
 
 from klvi.samples import Samples

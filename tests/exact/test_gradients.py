@@ -1,10 +1,10 @@
-"""Gradients of the losses, summed exactly over all sequences, against autograd of the divergence."""
+"""Gradients of the losses, summed over all sequences, against autograd of the divergence."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from conftest import Enumeration, disturb, letter_reward
+from support import Enumeration, disturb, letter_reward
 from torch import Tensor
 from torch.testing import assert_close
 

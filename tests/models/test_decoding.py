@@ -1,5 +1,5 @@
 import torch
-from conftest import LENGTH, LETTERS, Enumeration, disturb
+from support import LENGTH, LETTERS, Enumeration, disturb
 from torch.testing import assert_close
 
 from klvi.models.decoding import Decoded, decode, sample_tokens

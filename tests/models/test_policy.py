@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Enumeration, disturb
+from support import Enumeration, disturb
 from torch.testing import assert_close
 
 from klvi.config.schema import EnumerableModelConfig, LoraSection

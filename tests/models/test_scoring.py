@@ -1,5 +1,5 @@
 import torch
-from conftest import Enumeration, disturb
+from support import Enumeration, disturb
 from torch.testing import assert_close
 
 from klvi.models.policy import Policy

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import made_samples, train_config
+from support import made_samples, train_config
 from torch.testing import assert_close
 
 from klvi.objectives import GDC, Prediction, Totals, build_objective

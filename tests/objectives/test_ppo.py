@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import made_samples, train_config
+from support import made_samples, train_config
 from torch import Tensor
 from torch.testing import assert_close
 

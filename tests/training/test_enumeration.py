@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from conftest import LENGTH, LETTERS, LetterReward, disturb, letter_reward, train_config
+from support import LENGTH, LETTERS, LetterReward, disturb, letter_reward, train_config
 
 from klvi.config.schema import TrainConfig
 from klvi.metrics.measurement import Measurement

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import LENGTH, LETTERS, LetterReward, letter_reward, train_config
 from datasets import Dataset
+from support import LENGTH, LETTERS, LetterReward, letter_reward, train_config
 from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers import GPT2Config, GPT2ForSequenceClassification

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import train_config
+from support import train_config
 
 from klvi.commands import eval as eval_command
 from klvi.config.context import Context
