@@ -26,6 +26,7 @@ COMMANDS = {
     "resume": "go on from a run's last checkpoint",
     "export": "write a run's policy, or a prior, as a Hugging Face folder",
     "pretrain": "make a small prior from a text corpus",
+    "verify": "check klvi's numbers on this machine",
 }
 EXAMPLES = (
     "klvi train objective=kl beta=0.1",

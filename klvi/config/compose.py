@@ -40,6 +40,7 @@ SCHEMAS: dict[str, type[BaseModel]] = {
     "resume": schema.ResumeConfig,
     "export": schema.ExportConfig,
     "pretrain": schema.PretrainConfig,
+    "verify": schema.VerifyConfig,
 }
 # Commands that take a run's policy, or a prior alone.
 OF_A_RUN = ("eval", "sample", "export")

@@ -23,7 +23,7 @@ def broken_rules(command: str, raw: Mapping[str, Any], wrong: Set[str]) -> Itera
     yield from _required(command, values)
     yield from _run_folder(values)
     yield from _model(values)
-    if command in {"train", "eval"}:
+    if command in {"train", "eval", "verify"}:
         yield from _enumeration(values)
     for prefix in _rewards(values):
         yield from _reward(values, prefix)

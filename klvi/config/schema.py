@@ -344,6 +344,24 @@ class SampleConfig(MeasureConfig):
     out: Location | None = None
 
 
+class VerifyConfig(Section):
+    """`klvi verify`: runs of `rl`, `kl` and `gdc` on an enumerable prior."""
+
+    out: Location
+    model: EnumerableModelConfig
+    reward: Reward
+    lora: LoraSection = LoraSection()
+    rollout: RolloutSection = RolloutSection()
+    optim: OptimSection = OptimSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    beta: Annotated[float, Field(gt=0)]
+    seed: Annotated[int, Field(ge=0)] = 0
+    updates: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=2)]
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Annotated[int, Field(ge=1)] | None = None
+
+
 class ExportConfig(Section):
     """`klvi export`: a merged Hugging Face folder of a run's policy, or of a prior."""
 

@@ -79,9 +79,9 @@ class Evaluator:
         return Evaluation(metrics, samples, self._exact(update), self._warning(metrics))
 
     def _exact(self, update: int) -> dict[str, float | None]:
-        if self._enumeration is None:
+        if self.enumeration is None:
             return {}
-        exact = self._enumeration.evaluate(update)
+        exact = self.enumeration.evaluate(update)
         return {n: None if isinstance(v, Unavailable) else v for n, v in exact.items()}
 
     def _warning(self, metrics: Mapping[str, Metric]) -> str | None:
@@ -93,7 +93,8 @@ class Evaluator:
         return frontier_violation(reward, kl_prior, log_z, self.config.beta)
 
     @cached_property
-    def _enumeration(self) -> ExactEvaluator | None:
+    def enumeration(self) -> ExactEvaluator | None:
+        """What gives the exact values; None where the prior is not enumerable."""
         if not isinstance(self.config.model, EnumerableModelConfig):
             return None
         return ExactEvaluator(self.config, self.policy, self.target, self.reward)

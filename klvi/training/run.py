@@ -89,6 +89,7 @@ class Run:
 
     config: TrainConfig
     directory: Path
+    output: Output = field(default_factory=Output)
     metrics: dict[str, Metric] = field(default_factory=dict)
     exact: Mapping[str, float | None] = field(default_factory=dict)
 
@@ -105,7 +106,6 @@ class Run:
         )
         restored = self.checkpoints.restore_latest(self.loop)
         write_config(self.config, self.directory)
-        self.output = Output()
         self.tracker: Tracker = build_tracker(self.config, self.output, restored or None)
         self.tracker.start(self.config.model_dump(mode="json"), self.directory)
         try:

@@ -1,0 +1,84 @@
+"""`klvi verify`: hold theory against what this installation measures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from klvi.config.context import Context
+from klvi.config.schema import VerifyConfig
+from klvi.errors import UserError
+
+if TYPE_CHECKING:
+    from klvi.tracking import Output
+    from klvi.verification import Claim, Trained
+
+PLOT, LOG = "convergence.png", "verify.log"
+
+
+def run(config: VerifyConfig, context: Context) -> int:
+    """Train, compare, print the table and draw the plot; returns 1 where a claim fails."""
+    out = context.directory or Path(config.out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"out={out}: exists and is not empty; choose a new folder")
+
+    from klvi.tracking import Output
+    from klvi.verification import claim_table
+
+    started = time.perf_counter()
+    out.mkdir(parents=True, exist_ok=True)
+    output = Output()
+    output.copy_to(out / LOG)
+    trained = _train(config, out, output)
+    claims = list(_claims(config, trained))
+    output.print(claim_table(claims))
+    _plot(config, trained, out / PLOT)
+    failed = sum(not claim.passed for claim in claims)
+    verdict = f"{failed} of {len(claims)} claims failed" if failed else f"{len(claims)} claims hold"
+    output.print(f"{verdict}; {time.perf_counter() - started:.0f} seconds")
+    output.print(f"{out / PLOT}")
+    return 1 if failed else 0
+
+
+def _train(config: VerifyConfig, out: Path, output: Output) -> dict[str, Trained]:
+    from klvi.verification import OBJECTIVES, train
+
+    trained = {}
+    for objective in OBJECTIVES:
+        started = time.perf_counter()
+        trained[objective] = train(config, objective, out / objective)
+        seconds = time.perf_counter() - started
+        output.print(f"objective={objective}: {config.updates} updates in {seconds:.0f} seconds")
+    return trained
+
+
+def _claims(config: VerifyConfig, trained: Mapping[str, Trained]) -> Iterator[Claim]:
+    from klvi import verification
+
+    records = {name: run.records for name, run in trained.items()}
+    policies = {name: run.log_policy for name, run in trained.items()}
+    space = verification.Space.of(trained["kl"].enumeration)
+    yield from verification.double_dissociation(records)
+    yield from verification.estimators([*records["kl"], *records["gdc"]])
+    yield verification.standstill(config)
+    yield from verification.identities(space, policies)
+    yield from verification.negative_controls(space)
+
+
+def _plot(config: VerifyConfig, trained: Mapping[str, Trained], file: Path) -> None:
+    from klvi.reports import Curve, plot_convergence
+
+    curves = {
+        name: Curve(
+            updates=[record["update"] for record in run.records],
+            kl_reverse=[record["exact/kl_target_reverse"] for record in run.records],
+            kl_forward=[record["exact/kl_target_forward"] for record in run.records],
+            entropy=[record["exact/entropy"] for record in run.records],
+        )
+        for name, run in trained.items()
+    }
+    entropy = trained["kl"].records[0]["exact/target/entropy"]
+    title = f"Exact values on model=enumerable, reward={config.reward.name}, β = {config.beta:g}"
+    plot_convergence(curves, entropy, title, file)

@@ -1,0 +1,23 @@
+"""`klvi verify`: what theory says, held against what this installation measures."""
+
+from klvi.verification.claim import Claim, claim_table
+from klvi.verification.controls import negative_controls
+from klvi.verification.dissociation import double_dissociation
+from klvi.verification.estimates import estimators
+from klvi.verification.identities import identities
+from klvi.verification.space import Space
+from klvi.verification.training import OBJECTIVES, Trained, standstill, train
+
+__all__ = [
+    "OBJECTIVES",
+    "Claim",
+    "Space",
+    "Trained",
+    "claim_table",
+    "double_dissociation",
+    "estimators",
+    "identities",
+    "negative_controls",
+    "standstill",
+    "train",
+]

@@ -1,0 +1,176 @@
+"""Claims hold where the numbers are right, and fail where one is not."""
+
+from __future__ import annotations
+
+import math
+from importlib import import_module
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from klvi.metrics.exact import enumerate_sequences
+from klvi.targets.posterior import Posterior
+from klvi.verification import (
+    Claim,
+    Space,
+    double_dissociation,
+    estimators,
+    identities,
+    negative_controls,
+)
+
+SEQUENCES = enumerate_sequences(range(3), end=3, length=3)
+
+
+def random_log(seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(len(SEQUENCES), generator=generator).double().log_softmax(0)
+
+
+@pytest.fixture
+def space() -> Space:
+    reward = torch.rand(len(SEQUENCES), generator=torch.Generator().manual_seed(9)).double()
+    return Space(SEQUENCES, random_log(0), reward, beta=0.2)
+
+
+def failures(claims: Any) -> list[str]:
+    return [claim.name for claim in claims if not claim.passed]
+
+
+def test_identities_hold_of_any_policies(space: Space) -> None:
+    policies = {name: random_log(seed) for seed, name in enumerate("abc", start=1)}
+    claims = list(identities(space, policies))
+    assert failures(claims) == []
+    assert len(claims) == 9
+
+
+def test_a_wrong_posterior_breaks_identities(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Posterior, "log_evidence", lambda self, reward: reward / self.beta**0.9)
+    assert "E[r] − β·KL(π‖π0), what kl maximises" in failures(
+        identities(space, {"a": space.log_prior})
+    )
+
+
+def test_a_policy_that_loses_mass_breaks_identities(space: Space) -> None:
+    claims = identities(space, {"a": random_log(1) + math.log(1 - 1e-4)})
+    assert "π0 and π over all 40 sequences" in failures(claims)
+
+
+def test_a_blind_frontier_check_breaks_identities(
+    space: Space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = import_module("klvi.verification.identities")
+    monkeypatch.setattr(module, "frontier_violation", lambda *_: None)
+    (name,) = failures(identities(space, {"a": random_log(1)}))
+    assert name.startswith("a run's frontier check")
+
+
+def test_negative_controls_rest_elsewhere(space: Space) -> None:
+    claims = list(negative_controls(space))
+    assert failures(claims) == []
+    assert [claim.theory for claim in claims] == [
+        "rests at p",
+        "rests at p at β·σ, which misses p",
+        "rests at β·π0/(Λ − r), which misses p",
+    ]
+
+
+def test_a_control_that_does_not_miss_fails(space: Space) -> None:
+    unit = space.reward / space.reward.std()
+    same = Space(space.sequences, space.log_prior, unit, space.beta)
+    (name,) = failures(negative_controls(same))
+    assert name.startswith("reward divided by its std")
+
+
+def record(value: float, exact: float, width: float = 0.1) -> dict[str, float]:
+    entry = {"eval/reward": value, "eval/reward/low": value - width}
+    bounds = {"eval/log_z_lower/low": 0.9, "eval/log_z_upper/high": 1.1, "exact/log_z": 1.0}
+    return {**entry, "eval/reward/high": value + width, "exact/reward": exact, **bounds}
+
+
+def claim_of(records: list[dict[str, Any]], name: str) -> Claim:
+    return next(claim for claim in estimators(records) if claim.name == name)
+
+
+def test_estimates_in_their_intervals_pass() -> None:
+    claim = claim_of([record(0.5, 0.55), record(0.7, 0.65), record(0.6, 0.6)], "reward")
+    assert claim.passed
+    assert claim.theory == "exact 0.55 to 0.65"
+    assert claim.measured == "3 of 3 intervals hold it, furthest ×0.5"
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [record(0.5, 0.65), record(0.5, 0.65), record(0.5, 0.5)],
+        [*[record(0.5, 0.5)] * 9, record(0.5, 1.0)],
+        [record(0.5, 0.6, width=0.0)],
+    ],
+    ids=["often outside", "once far outside", "no width"],
+)
+def test_estimates_elsewhere_fail(records: list[dict[str, Any]]) -> None:
+    assert not claim_of(records, "reward").passed
+
+
+def test_a_refused_estimate_is_counted_and_not_judged() -> None:
+    refused = {"eval/reward": None, "eval/reward/reason": "few", "exact/reward": 0.5}
+    claim = claim_of([record(0.5, 0.5), refused], "reward")
+    assert claim.passed
+    assert claim.measured.endswith("; 1 refused")
+
+
+def test_bounds_on_the_wrong_side_break_the_sandwich() -> None:
+    name = "log_z_lower ≤ log Z ≤ log_z_upper"
+    assert claim_of([record(0.5, 0.5)], name).passed
+    swapped = {**record(0.5, 0.5), "eval/log_z_lower/low": 1.1, "eval/log_z_upper/high": 0.9}
+    assert not claim_of([swapped], name).passed
+
+
+def ending(**changes: float) -> list[dict[str, float]]:
+    start = {"kl_prior": 0.0, "entropy": 4.0, "kl_target_reverse": 1.5, "kl_target_forward": 1.7}
+    end = {
+        "entropy": 3.0,
+        "kl_target_reverse": 0.002,
+        "kl_target_forward": 0.002,
+        "reward": 0.6,
+        "target/reward": 0.6,
+        "target/entropy": 3.0,
+        "policy/largest_probability": 0.2,
+        **changes,
+    }
+    return [{f"exact/{name}": value for name, value in part.items()} for part in (start, end)]
+
+
+COLLAPSED = {
+    "entropy": 0.1,
+    "kl_target_reverse": 6.0,
+    "reward": 0.9,
+    "policy/largest_probability": 0.99,
+}
+
+
+def test_the_double_dissociation() -> None:
+    records = {"rl": ending(**COLLAPSED), "kl": ending(), "gdc": ending()}
+    assert failures(double_dissociation(records)) == []
+
+
+@pytest.mark.parametrize(
+    ("objective", "change", "name"),
+    [
+        ("rl", {"entropy": 0.5}, "rl collapses: entropy"),
+        ("rl", {"policy/largest_probability": 0.8}, "rl collapses: largest probability"),
+        ("rl", {"kl_target_reverse": 0.5}, "rl misses p, at a higher reward"),
+        ("rl", {"reward": 0.5}, "rl misses p, at a higher reward"),
+        ("kl", {"kl_target_reverse": 0.02}, "kl reaches p"),
+        ("gdc", {"kl_target_forward": 0.02}, "gdc reaches p"),
+        ("gdc", {"entropy": 2.9}, "kl and gdc have the entropy of p"),
+    ],
+)
+def test_each_part_of_it_can_fail(objective: str, change: dict[str, float], name: str) -> None:
+    records = {"rl": ending(**COLLAPSED), "kl": ending(), "gdc": ending()}
+    base = COLLAPSED if objective == "rl" else {}
+    assert failures(double_dissociation({**records, objective: ending(**{**base, **change})})) == [
+        name
+    ]
