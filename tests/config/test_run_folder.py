@@ -125,6 +125,6 @@ def test_a_config_of_other_times(run: Path) -> None:
         check("eval", parse([f"run={run}"]))
     assert caught.value.problems == (
         f"run={run}: its config.yaml: rollout.temperature: unknown key; rollout has "
-        "max_new_tokens, batch_size, samples_per_prompt",
+        "max_new_tokens, batch_size, micro_batch_tokens, samples_per_prompt",
         f"run={run}: its config.yaml: beta: is missing; give a number, greater than 0",
     )
