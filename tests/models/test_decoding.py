@@ -88,7 +88,7 @@ def test_values_are_read_at_each_prefix(policy: Policy) -> None:
     view = next_tokens(policy.model, Completions(prompts, lengths, decoded.tokens, decoded.lengths))
     assert decoded.values is not None
     assert decoded.values.abs().sum() > 0
-    assert_close(decoded.values, view.unpack(head(view.hidden)), atol=3e-5, rtol=0)
+    assert_close(decoded.values, view.unpack(head(view.hidden)), atol=3e-5, rtol=1e-5)
 
 
 def test_tokens_follow_their_probabilities_and_the_impossible_never_comes() -> None:
