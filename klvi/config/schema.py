@@ -97,6 +97,7 @@ class OptimSection(Section):
     schedule: Literal["linear", "constant", "cosine"] = "linear"
     warmup: Annotated[int, Field(ge=0)] = 0
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
     micro_batch_tokens: Annotated[int, Field(ge=1)] | None = None
     gradient_checkpointing: bool = False
@@ -233,6 +234,7 @@ class PPOSection(Section):
     value_coefficient: Annotated[float, Field(ge=0)] = 0.1
     gae_lambda: Annotated[float, Field(ge=0, le=1)] = 1.0
     soft_values: bool = True
+    renew_penalty: bool = True
     whiten_advantages: bool = False
     kl_stop: Annotated[float, Field(gt=0)] | None = None
 

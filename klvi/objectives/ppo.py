@@ -46,6 +46,25 @@ def soft_value_offset(log_policy: Tensor, log_prior: Tensor, beta: float) -> Ten
     return ratio.cumsum(1) - ratio
 
 
+def renewed_penalty(
+    advantages: Tensor, log_policy: Tensor, old_log_policy: Tensor, mask: Tensor, beta: float
+) -> Tensor:
+    """Advantages `(N, T)` with the KL penalty of the policy as it is now, without gradient.
+
+    A later pass over a rollout that keeps the rollout's penalty pushes on where the policy has
+    long arrived. With this the folded reward r + β(log π0(x) − log π(x)) is that of the present
+    π, and every pass stops where it is constant, at the posterior. The reward is known without
+    noise, so more passes then learn more of a rollout instead of overshooting.
+
+    Args:
+        advantages: `(N, T)`, of the rollout.
+        log_policy: `(N, T)`, nats per token; `old_log_policy` likewise, of the rollout.
+        mask: `(N, T)` bool.
+    """
+    moved = torch.where(mask, log_policy.detach() - old_log_policy, torch.zeros_like(advantages))
+    return torch.where(mask, advantages - beta * moved.sum(1, keepdim=True), advantages)
+
+
 def generalised_advantages(
     rewards: Tensor, values: Tensor, mask: Tensor, gae_lambda: float
 ) -> Tensor:
@@ -142,6 +161,8 @@ class PPO(Objective):
         mask, config = prediction.mask, self.config
         values = prediction.values + signals["offset"]
         old, advantages = samples.log_policy, signals["advantages"]
+        if config.renew_penalty and not config.whiten_advantages:
+            advantages = renewed_penalty(advantages, prediction.log_policy, old, mask, self.beta)
         policy_loss = (
             clipped_policy_loss(prediction.log_policy, old, advantages, mask, config.clip)
             / totals.tokens

@@ -11,6 +11,8 @@ from transformers import get_scheduler
 
 from klvi.config.schema import OptimSection
 
+BETA1 = 0.9
+
 
 class Optimisation:
     """AdamW over the trained parameters, with a schedule that ends at 0 (or is constant).
@@ -22,7 +24,7 @@ class Optimisation:
         self.parameters = parameters
         self.max_grad_norm = config.max_grad_norm
         self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
-            parameters, lr=config.lr, weight_decay=config.weight_decay
+            parameters, lr=config.lr, betas=(BETA1, config.beta2), weight_decay=config.weight_decay
         )
         self.scheduler: LambdaLR = get_scheduler(
             config.schedule,

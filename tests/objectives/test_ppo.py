@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from support import made_samples, train_config
@@ -12,6 +14,7 @@ from klvi.objectives.ppo import (
     clipped_value_loss,
     generalised_advantages,
     penalised_rewards,
+    renewed_penalty,
     whiten,
 )
 
@@ -114,3 +117,41 @@ def test_passes_stop_at_the_kl_limit() -> None:
     assert not objective.stop_early({"policy/approxkl_avg": 0.005})
     without = build_objective(train_config().objective, beta=0.3)
     assert not without.stop_early({"policy/approxkl_avg": 1e9})
+
+
+def test_a_renewed_penalty_is_that_of_the_present_policy() -> None:
+    """The advantage of a later pass is what a rollout of the policy's present weights gives."""
+    samples = made_samples([1, 3, 4])
+    objective = build_objective(train_config(objective={"name": "kl"}).objective, beta=0.3)
+    signals, _ = objective.signals(samples, samples.log_prior_sequence)
+    moved = samples.log_policy + 0.2 * samples.mask
+    present, _ = objective.signals(replace(samples, log_policy=moved), samples.log_prior_sequence)
+    found = renewed_penalty(signals["advantages"], moved, samples.log_policy, samples.mask, 0.3)
+    assert_close(found, present["advantages"], atol=1e-5, rtol=0)
+    assert not torch.allclose(found, signals["advantages"])
+
+
+def test_the_first_pass_is_plain_ppo() -> None:
+    samples = made_samples([2, 3])
+    values = torch.randn_like(samples.log_policy)
+    same = samples.log_policy
+    found = renewed_penalty(values, same, same, samples.mask, 0.3)
+    assert torch.equal(found, values)
+
+
+@pytest.mark.parametrize("renew", [True, False])
+def test_later_passes_renew_the_penalty_where_asked(renew: bool) -> None:
+    samples = made_samples([2, 3])
+    settings = {"name": "kl", "renew_penalty": renew, "clip": 10.0}
+    objective = build_objective(train_config(objective=settings).objective, beta=0.3)
+    signals, _ = objective.signals(samples, samples.log_prior_sequence)
+    moved = (samples.log_policy + 0.1 * samples.mask).requires_grad_()
+    assert samples.values is not None
+    prediction = Prediction(moved, samples.values, samples.mask)
+    loss, _ = objective.loss(prediction, samples, signals, Totals(2, 5))
+    loss.backward()
+    penalty = 0.3 * 0.1 * samples.lengths[:, None] if renew else 0.0
+    advantages = (signals["advantages"] - penalty) * samples.mask
+    assert moved.grad is not None
+    expected = -advantages * (0.1 * samples.mask).exp() / 5
+    assert_close(moved.grad, expected, atol=1e-5, rtol=0)

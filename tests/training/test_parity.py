@@ -76,6 +76,7 @@ def parity_config(objective: str) -> TrainConfig:
             "gae_lambda": 0.9,
             "value_clip": 0.05,
             "soft_values": False,
+            "renew_penalty": False,
             "whiten_advantages": True,
         },
         updates=UPDATES,
