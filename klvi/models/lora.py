@@ -44,9 +44,8 @@ class _AdaptedLinear(torch.autograd.Function):
         through = (output @ up).mul_(ctx.scaling)
         inputs = None
         if ctx.needs_input_grad[0]:
-            inputs = torch.addmm(output @ weight.T, through, down).view(
-                *gradient.shape[:-1], flat.shape[-1]
-            )
+            inputs = (output @ weight.T).addmm_(through, down)
+            inputs = inputs.view(*gradient.shape[:-1], flat.shape[-1])
         return (
             inputs,
             None,
