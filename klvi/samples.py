@@ -89,6 +89,15 @@ class Samples:
 
         return Samples(**{f.name: pick(getattr(self, f.name)) for f in fields(self)})
 
+    def distinct(self) -> tuple[Tensor, Tensor]:
+        """The first row `(U,)` of each sequence that occurs, and which of them `(N,)` each is.
+
+        A model says the same of equal sequences: what it said of the rows `first` holds at
+        `[place]` for all. Collapsed policies and small spaces repeat themselves a lot.
+        """
+        lengths = torch.stack([self.prompt_lengths, self.lengths], 1)
+        return distinct_rows(torch.cat([lengths, self.prompt_tokens, self.tokens], 1))
+
     def compact(self) -> Samples:
         """The same samples without columns that are padding in every row."""
         prompt = int(self.prompt_lengths.max())
@@ -119,3 +128,17 @@ class Samples:
             return torch.cat(values)
 
         return Samples(**{f.name: join(f.name) for f in fields(Samples)})
+
+
+def distinct_rows(table: Tensor) -> tuple[Tensor, Tensor]:
+    """The first of each set of equal rows of `table` `(N, C)`, `(U,)`, and the set of each, `(N,)`.
+
+    `table[first][place]` is `table`. Where no two rows are equal, both are 0 to N − 1.
+    """
+    rows = torch.arange(len(table), device=table.device)
+    _, place = table.unique(dim=0, return_inverse=True)
+    count = int(place.max()) + 1
+    if count == len(table):
+        return rows, rows
+    first = torch.empty_like(rows[:count])
+    return first.scatter_reduce(0, place, rows, "amin", include_self=False), place

@@ -23,15 +23,20 @@ EXACT = (
 
 
 def main() -> None:
-    print("| objective | seed | KL(p‖π) | KL(π‖p) | entropy | largest probability | seconds |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        "| objective | reward | β | seed "
+        "| KL(p‖π) | KL(π‖p) | entropy | largest probability | seconds |"
+    )
+    print("|" + "---|" * 9)
     for folder in sorted(path.parent for path in Path(sys.argv[1]).rglob("summary.json")):
         config = yaml.safe_load((folder / "config.yaml").read_text())
         summary = json.loads((folder / "summary.json").read_text())
         values = [summary["exact"].get(name) for name in EXACT]
         cells = ["—" if value is None else f"{value:.3g}" for value in values]
-        row = [config["objective"]["name"], str(config["seed"]), *cells]
-        print(f"| {' | '.join(row)} | {summary['seconds']:.0f} |")
+        reward = config["reward"].get("function") or config["reward"]["name"]
+        name = reward.rpartition(":")[2]
+        row = [config["objective"]["name"], name, config["beta"], config["seed"], *cells]
+        print(f"| {' | '.join(map(str, row))} | {summary['seconds']:.0f} |")
 
 
 if __name__ == "__main__":

@@ -34,3 +34,17 @@ def test_concatenation_pads_to_the_longest() -> None:
     expected = torch.cat([first.log_policy_sequence, second.log_policy_sequence])
     assert_close(both.log_policy_sequence, expected)
     assert both.entropy is None
+
+
+def test_equal_sequences_are_found() -> None:
+    samples = made_samples([2, 3, 1])
+    repeated = samples.select(torch.tensor([1, 0, 1, 2, 0, 0]))
+    first, place = repeated.distinct()
+    assert sorted(first.tolist()) == [0, 1, 3]
+    assert torch.equal(repeated.tokens[first][place], repeated.tokens)
+    assert torch.equal(repeated.lengths[first][place], repeated.lengths)
+
+
+def test_where_all_sequences_differ_each_stands_for_itself() -> None:
+    first, place = made_samples([2, 3, 1]).distinct()
+    assert first.tolist() == place.tolist() == [0, 1, 2]

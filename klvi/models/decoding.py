@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from klvi.models.scoring import left_padding
+from klvi.samples import distinct_rows
 
 COMPACT_BELOW = 0.75
 
@@ -46,6 +47,9 @@ def decode(
 ) -> Decoded:
     """Ancestral sampling with a key-value cache; sequences that have ended leave the batch.
 
+    Sequences that are still equal share a row of the model's batch: N completions of one prompt
+    cost one pass over it.
+
     Written out, not `generate`, so that nothing in a model's own generation config (temperature,
     top-k, penalties, minimal length) can part the sampler from the log-probabilities.
 
@@ -60,10 +64,10 @@ def decode(
     values = torch.zeros_like(log_probs) if value_of else None
     lengths = torch.full((count,), max_new_tokens, device=device)
     ended = torch.zeros(count, dtype=torch.bool, device=device)
-    rows = torch.arange(count, device=device)
-    state = _State(model, prompt_tokens, left_padding(prompt_tokens, prompt_lengths))
+    batch = _Batch(model, prompt_tokens, prompt_lengths)
     for t in range(max_new_tokens):
-        logits, hidden = state.step()
+        rows = batch.rows
+        logits, hidden = batch.step()
         log_next = logits.float().log_softmax(-1)
         choice = sample_tokens(log_next, generator)
         live = ~ended[rows]
@@ -75,12 +79,9 @@ def decode(
         lengths[rows[stopped]] = t + 1
         ended[rows[stopped]] = True
         live = live & ~stopped
-        alive = int(live.sum())
-        if alive == 0:
+        if not live.any():
             break
-        keep = live.nonzero()[:, 0] if alive < COMPACT_BELOW * len(rows) else None
-        rows = rows if keep is None else rows[keep]
-        state.advance(choice, keep)
+        batch.advance(choice, live)
     longest = int(lengths.max())
     return Decoded(
         tokens[:, :longest],
@@ -103,46 +104,72 @@ def sample_tokens(log_probs: Tensor, generator: torch.Generator) -> Tensor:
     return torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
 
 
-class _State:
-    """The rows still decoded: cache, next input, and attention mask where prompts are padded."""
+class _Batch:
+    """The sequences still decoded; those that are equal so far share a row of the model's batch.
 
-    def __init__(self, model: PreTrainedModel, tokens: Tensor, padding: Tensor | None) -> None:
-        self.model = model
-        self.head: nn.Module = model.get_output_embeddings()
-        self.cache = DynamicCache(config=model.config)
-        self.inputs = tokens
-        self.attention = padding
-        self.position = None if padding is None else (padding.cumsum(1) - 1).clamp_min(0)
+    Attributes:
+        rows: `(n,)` which of the N sequences they are.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, prompt_tokens: Tensor, prompt_lengths: Tensor
+    ) -> None:
+        self.rows = torch.arange(len(prompt_tokens), device=prompt_tokens.device)
+        first, self._place = distinct_rows(torch.cat([prompt_lengths[:, None], prompt_tokens], 1))
+        padding = left_padding(prompt_tokens, prompt_lengths)
+        self._model = model
+        self._head: nn.Module = model.get_output_embeddings()
+        self._cache = DynamicCache(config=model.config)
+        self._inputs = prompt_tokens[first]
+        self._attention = None if padding is None else padding[first]
+        self._position = None if padding is None else (padding[first].cumsum(1) - 1).clamp_min(0)
+
+    @property
+    def _shared(self) -> bool:
+        return len(self._inputs) < len(self.rows)
 
     def step(self) -> tuple[Tensor, Tensor]:
         """Next-token logits `(n, V)` and final hidden states `(n, H)`."""
         options: dict[str, Tensor] = {}
-        if self.attention is not None and self.position is not None:
-            options = {"attention_mask": self.attention.long(), "position_ids": self.position}
+        if self._attention is not None and self._position is not None:
+            options = {"attention_mask": self._attention.long(), "position_ids": self._position}
         captured: list[Tensor] = []
 
         def last_only(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             captured.append(inputs[0][:, -1:])
             return (captured[0],)
 
-        hook = self.head.register_forward_pre_hook(last_only)
+        hook = self._head.register_forward_pre_hook(last_only)
         try:
-            output = self.model(
-                input_ids=self.inputs, past_key_values=self.cache, use_cache=True, **options
+            output = self._model(
+                input_ids=self._inputs, past_key_values=self._cache, use_cache=True, **options
             )
         finally:
             hook.remove()
-        return output.logits[:, -1], captured[0][:, 0].float()
+        logits, hidden = output.logits[:, -1], captured[0][:, 0].float()
+        return (logits[self._place], hidden[self._place]) if self._shared else (logits, hidden)
 
-    def advance(self, choice: Tensor, keep: Tensor | None) -> None:
-        """Append `choice` `(n, 1)`; keep only the rows at `keep`, where given."""
-        self.inputs = choice
-        if self.attention is not None and self.position is not None:
-            self.attention = torch.cat([self.attention, torch.ones_like(choice).bool()], 1)
-            self.position = self.position[:, -1:] + 1
-        if keep is None:
+    def advance(self, choice: Tensor, live: Tensor) -> None:
+        """Append `choice` `(n, 1)` to the sequences that are `live` `(n,)`.
+
+        While no row is shared, ended sequences are dropped only when there are enough of them to
+        be worth a copy of the cache.
+        """
+        if not self._shared and int(live.sum()) >= COMPACT_BELOW * len(live):
+            self._append(choice)
             return
-        self.cache.batch_select_indices(keep)
-        self.inputs = self.inputs[keep]
-        if self.attention is not None and self.position is not None:
-            self.attention, self.position = self.attention[keep], self.position[keep]
+        self.rows, parent, choice = self.rows[live], self._place[live], choice[live]
+        first, self._place = distinct_rows(torch.cat([parent[:, None], choice], 1))
+        self._select(parent[first])
+        self._append(choice[first])
+
+    def _select(self, rows: Tensor) -> None:
+        self._cache.batch_select_indices(rows)
+        if self._attention is not None and self._position is not None:
+            self._attention, self._position = self._attention[rows], self._position[rows]
+
+    def _append(self, choice: Tensor) -> None:
+        self._inputs = choice
+        if self._attention is not None and self._position is not None:
+            self._attention = torch.cat([self._attention, torch.ones_like(choice).bool()], 1)
+            self._position = self._position[:, -1:] + 1

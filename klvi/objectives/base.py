@@ -22,11 +22,20 @@ class Prediction:
         log_policy: `(n, T)`, nats per token, 0 in padded places.
         values: `(n, T)`, 0 in padded places; None without a value head.
         mask: `(n, T)` bool.
+        entropy: `(n, T)` of the next-token distributions, nats, without gradient; None where it
+            was not asked for.
     """
 
     log_policy: Tensor
     values: Tensor | None
     mask: Tensor
+    entropy: Tensor | None = None
+
+    def at(self, rows: Tensor) -> Prediction:
+        """The prediction for `rows` `(m,)`, of which one may be named more than once."""
+        values = None if self.values is None else self.values[rows]
+        entropy = None if self.entropy is None else self.entropy[rows]
+        return Prediction(self.log_policy[rows], values, self.mask[rows], entropy)
 
 
 @dataclass(frozen=True)

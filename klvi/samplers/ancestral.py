@@ -127,11 +127,13 @@ def rescore(
         fresh["log_policy"] = torch.zeros_like(samples.log_policy)
     if distributions:
         fresh |= {name: torch.zeros_like(samples.log_policy) for name in ("entropy", "kl")}
-    for rows in token_batches(samples.lengths, samples.prompt_tokens.shape[1], budget):
+    first, place = samples.distinct()
+    for batch in token_batches(samples.lengths[first], samples.prompt_tokens.shape[1], budget):
+        rows = first[batch]
         part = samples.select(rows).compact()
         for name, value in _scores(policy, part, again, distributions).items():
             fresh[name][rows, : value.shape[1]] = value
-    return replace(samples, **fresh)
+    return replace(samples, **{name: value[first][place] for name, value in fresh.items()})
 
 
 def _scores(

@@ -123,17 +123,20 @@ class Loop:
         self, samples: Samples, signals: Signals, rows: Tensor, *, entropy: bool
     ) -> Statistics:
         """One optimizer step; gradients are summed over parts of `optim.micro_batch_tokens`."""
-        totals = Totals(len(rows), int(samples.lengths[rows].sum()))
+        minibatch = samples.select(rows)
+        totals = Totals(len(rows), int(minibatch.lengths.sum()))
         sums: dict[str, float] = defaultdict(float)
-        width, budget = samples.prompt_tokens.shape[1], self.config.optim.micro_batch_tokens
-        for batch in token_batches(samples.lengths[rows], width, budget):
-            part = rows[batch]
-            chosen = samples.select(part).compact()
-            prediction, mean_entropy = self.predict(chosen, totals, entropy=entropy)
-            chosen_signals = _select(signals, part, chosen.tokens.shape[1])
+        for distinct, members, place in self._parts(minibatch):
+            prediction = self.predict(minibatch.select(distinct).compact(), entropy=entropy)
+            prediction = prediction.at(place)
+            chosen = minibatch.select(members).compact()
+            chosen_signals = _select(signals, rows[members], chosen.tokens.shape[1])
             loss, statistics = self.objective.loss(prediction, chosen, chosen_signals, totals)
             self.optimisation.backward(loss)
-            for name, value in (statistics | mean_entropy).items():
+            if prediction.entropy is not None:
+                mean_entropy = prediction.entropy.sum().item() / totals.tokens
+                statistics["policy/entropy_avg"] = mean_entropy
+            for name, value in statistics.items():
                 sums[name] += value
         norm = self.optimisation.step()
         if not norm < torch.inf:
@@ -143,20 +146,25 @@ class Loop:
             )
         return {**sums, "optim/grad_norm": norm}
 
-    def predict(
-        self, samples: Samples, totals: Totals, *, entropy: bool
-    ) -> tuple[Prediction, Statistics]:
+    def _parts(self, samples: Samples) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """For each forward pass its distinct rows, all rows that equal one, and which it is."""
+        first, place = samples.distinct()
+        width, budget = samples.prompt_tokens.shape[1], self.config.optim.micro_batch_tokens
+        for batch in token_batches(samples.lengths[first], width, budget):
+            order = torch.full_like(first, -1)
+            order[batch] = torch.arange(len(batch), device=batch.device)
+            members = (order[place] >= 0).nonzero()[:, 0]
+            yield first[batch], members, order[place[members]]
+
+    def predict(self, samples: Samples, *, entropy: bool) -> Prediction:
         """One forward pass for the policy's log-probabilities and, with a value head, values."""
         with self.policy.recomputing(self.config.optim.gradient_checkpointing):
             view = next_tokens(self.policy.model, completions(samples))
         log_policy = token_log_probs(view.logits, samples.tokens[view.mask])
         head = self.policy.value_head
         values = None if head is None else view.unpack(head(view.hidden))
-        statistics = {}
-        if entropy:
-            total = token_entropy(view.logits.detach()).sum().item()
-            statistics["policy/entropy_avg"] = total / totals.tokens
-        return Prediction(view.unpack(log_policy), values, view.mask), statistics
+        entropies = view.unpack(token_entropy(view.logits.detach())) if entropy else None
+        return Prediction(view.unpack(log_policy), values, view.mask, entropies)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

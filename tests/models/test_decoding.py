@@ -34,6 +34,20 @@ def test_captured_log_probs_are_those_of_scoring(policy: Policy) -> None:
     assert_close(decoded.log_probs, scored, atol=3e-5, rtol=0)
 
 
+def test_equal_prefixes_cost_the_model_one_row(policy: Policy) -> None:
+    """512 completions of one start: a row, then at most one for each letter, and so on."""
+    rows: list[int] = []
+    hook = policy.model.transformer.register_forward_pre_hook(
+        lambda _, inputs: rows.append(len(inputs[0]))
+    )
+    try:
+        run(policy, *start(512))
+    finally:
+        hook.remove()
+    assert rows[0] == 1
+    assert all(count <= LETTERS**t for t, count in enumerate(rows))
+
+
 def test_lengths_and_ends_tell_the_stop_token(policy: Policy) -> None:
     decoded = run(policy, *start(500))
     at_end = decoded.tokens[torch.arange(500), decoded.lengths - 1] == LETTERS

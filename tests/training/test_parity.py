@@ -21,7 +21,7 @@ from transformers import GPT2Config, GPT2ForSequenceClassification
 from klvi.config.schema import TrainConfig
 from klvi.models.policy import Policy
 from klvi.models.prior import load_prior
-from klvi.objectives import Prediction, Statistics, Totals, build_objective
+from klvi.objectives import Prediction, build_objective
 from klvi.samplers.ancestral import rescore, sample
 from klvi.samples import Samples
 from klvi.targets import build_target
@@ -50,11 +50,9 @@ class SeparateValueLoop(Loop):
         with torch.no_grad():
             return replace(samples, values=self.values(samples))
 
-    def predict(
-        self, samples: Samples, totals: Totals, *, entropy: bool
-    ) -> tuple[Prediction, Statistics]:
-        prediction, statistics = super().predict(samples, totals, entropy=entropy)
-        return replace(prediction, values=self.values(samples)), statistics
+    def predict(self, samples: Samples, *, entropy: bool) -> Prediction:
+        prediction = super().predict(samples, entropy=entropy)
+        return replace(prediction, values=self.values(samples))
 
 
 class SeparateValues(nn.Module):
