@@ -327,6 +327,7 @@ class TrainConfig(MeasureConfig):
     tracking: Tracking
     updates: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=2)]
+    anneal: Annotated[float, Field(ge=0, le=1)] = 0.0
     optim: OptimSection = OptimSection()
     checkpoint: CheckpointSection = CheckpointSection()
 
@@ -360,6 +361,7 @@ class VerifyConfig(Section):
     seed: Annotated[int, Field(ge=0)] = 0
     updates: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=2)]
+    anneal: Annotated[float, Field(ge=0, le=1)] = 0.0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Field(ge=1)] | None = None
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
@@ -88,16 +89,18 @@ class Policy:
 
     def adapter_parameters(self) -> list[nn.Parameter]:
         """The LoRA weights, in a fixed order."""
-        return [p for n, p in self.model.named_parameters() if "lora_" in n]
+        return self._adapter
 
     @contextmanager
     def as_prior(self) -> Iterator[PreTrainedModel]:
         """The model as π0."""
-        if self.adapted is None:
+        for layer in self._lora_layers:
+            layer.enable_adapters(False)
+        try:
             yield self.model
-            return
-        with self.adapted.disable_adapter():
-            yield self.model
+        finally:
+            for layer in self._lora_layers:
+                layer.enable_adapters(True)
 
     @contextmanager
     def merged(self) -> Iterator[PreTrainedModel]:
@@ -105,17 +108,14 @@ class Policy:
 
         Afterwards the base weights are the very tensors they were: nothing is subtracted.
         """
-        if self.adapted is None:
-            yield self.model
-            return
-        layers = [m.get_base_layer() for m in self._lora_layers()]
+        layers = [m.get_base_layer() for m in self._lora_layers]
         originals = [layer.weight.data for layer in layers]
         with torch.no_grad():
-            for layer, module in zip(layers, self._lora_layers(), strict=True):
+            for layer, module in zip(layers, self._lora_layers, strict=True):
                 delta = sum(module.get_delta_weight(name) for name in module.active_adapters)
                 layer.weight.data = layer.weight.data + delta.to(layer.weight.dtype)
         try:
-            with self.adapted.disable_adapter():
+            with self.as_prior():
                 yield self.model
         finally:
             for layer, original in zip(layers, originals, strict=True):
@@ -128,9 +128,12 @@ class Policy:
         The layers are told one by one: transformers' own switch takes effect in training mode
         alone, which would bring the prior's dropout back.
         """
+        if not wanted:
+            yield
+            return
         layers = [m for m in self.model.modules() if isinstance(m, GradientCheckpointingLayer)]
         for layer in layers:
-            layer.gradient_checkpointing = layer.training = wanted
+            layer.gradient_checkpointing = layer.training = True
             layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
         try:
             yield
@@ -188,8 +191,13 @@ class Policy:
         merged: PreTrainedModel = self.adapted.merge_and_unload()
         return merged
 
-    def _lora_layers(self) -> list[LoraLayer]:
+    @cached_property
+    def _lora_layers(self) -> list[Any]:
         return [module for module in self.model.modules() if isinstance(module, LoraLayer)]
+
+    @cached_property
+    def _adapter(self) -> list[nn.Parameter]:
+        return [p for name, p in self.model.named_parameters() if "lora_" in name]
 
 
 def _lora_config(model: PreTrainedModel, lora: LoraSection) -> LoraConfig:

@@ -56,18 +56,18 @@ class Prior:
         tokenizer has no tokens for some of its characters.
         """
         start = [] if self.start_token_id is None else [self.start_token_id]
-        rows = [start + self._encode_one(prompt) for prompt in prompts]
-        if not all(rows):
+        encoded = {prompt: start + self._encode_one(prompt) for prompt in dict.fromkeys(prompts)}
+        if not all(encoded.values()):
             raise UserError(
                 f"model {self.name} has no beginning-of-sequence token, so a sequence cannot start "
                 "from nothing: set model.start_token=TOKEN, or give prompts=file prompts.path=FILE"
             )
-        width = max(len(row) for row in rows)
-        tokens = torch.full((len(rows), width), self.stop_token_ids[0])
-        for i, row in enumerate(rows):
-            tokens[i, width - len(row) :] = torch.tensor(row)
-        lengths = torch.tensor([len(row) for row in rows])
-        return tokens.to(self.device), lengths.to(self.device)
+        width = max(map(len, encoded.values()))
+        padding = [self.stop_token_ids[0]] * width
+        padded = {prompt: (padding + row)[-width:] for prompt, row in encoded.items()}
+        tokens = torch.tensor([padded[prompt] for prompt in prompts], device=self.device)
+        lengths = torch.tensor([len(encoded[prompt]) for prompt in prompts], device=self.device)
+        return tokens, lengths
 
     def _encode_one(self, prompt: str) -> list[int]:
         if not prompt:

@@ -91,6 +91,9 @@ class Objective(ABC):
         """Whether to leave the remaining passes over this rollout, after a minibatch."""
         return False
 
+    def retarget(self) -> None:  # noqa: B027 (most objectives estimate nothing of it)
+        """Forget what was estimated of the target: it is another from now on."""
+
     def refresh_proposal(self, samples: Samples, log_target: Tensor, log_policy: Tensor) -> bool:
         """Whether the policy, with `log_policy` `(N,)` on proposal samples, should replace it."""
         return False

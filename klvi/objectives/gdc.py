@@ -104,6 +104,11 @@ class GDC(Objective):
         loss = dpg_loss(log_policy, signals["weights"], baseline) / totals.sequences
         return loss, {"loss/policy_avg": loss.item()}
 
+    def retarget(self) -> None:
+        """Estimate log Z, and the proposal's worth, of the new target alone."""
+        self.log_z = RunningLogZ()
+        self._gain = 0.0
+
     def refresh_proposal(self, samples: Samples, log_target: Tensor, log_policy: Tensor) -> bool:
         """Whether the policy is nearer to the target than the proposal, on samples so far.
 

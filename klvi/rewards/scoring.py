@@ -54,6 +54,8 @@ def _check(name: str, values: object, texts: Sequence[str]) -> Tensor:
         raise RewardError(f"reward {name} returned {len(values)} values for {len(texts)} samples")
     numbers = [_number(value) for value in values]
     scores = torch.tensor([0.0 if n is None else n for n in numbers], dtype=torch.float32)
+    if None not in numbers and bool(scores.isfinite().all()):
+        return scores
     for index, number in enumerate(numbers):
         if number is None or not scores[index].isfinite():
             shown = f"the non-number {_shorten(values[index])}" if number is None else str(number)

@@ -22,6 +22,10 @@ class Target(Protocol):
         """log P − log π0 of completions with `reward` `(N,)`: `(N,)`, nats, −inf outside of p."""
         ...
 
-    def log_score(self, samples: Samples) -> Tensor:
-        """log P of scored samples: `(N,)`, nats per sequence, −inf outside of p."""
-        return samples.log_prior_sequence + self.log_evidence(samples.reward)
+    def log_score(self, samples: Samples, share: float = 1.0) -> Tensor:
+        """log π0 + share·log evidence of scored samples: `(N,)`, nats per sequence.
+
+        With a share of 1 this is log P, −inf outside of p. Smaller shares lie on the path from the
+        prior to p that annealed importance sampling takes (Neal 2001, arXiv physics/9803008).
+        """
+        return samples.log_prior_sequence + share * self.log_evidence(samples.reward)

@@ -70,10 +70,14 @@ class Loop:
         self._timings.clear()
         generator = self._generator(self.update + 1)
         samples = self.score(self.roll_out(generator))
-        log_target = self.target.log_score(samples)
+        share = self.evidence_share(self.update)
+        if share != self.evidence_share(self.update - 1):
+            self.objective.retarget()
+        log_target = self.target.log_score(samples, share)
+        weighed = samples.with_reward(share * samples.reward)
         self.learning = True
         with self.timed("update"):
-            signals, statistics = self.objective.signals(samples, log_target)
+            signals, statistics = self.objective.signals(weighed, log_target)
             self._renew_proposal(samples, log_target)
             if signals:
                 statistics |= self.learn(samples, signals, generator)
@@ -81,9 +85,18 @@ class Loop:
         self.learning = False
         elapsed = time.perf_counter() - started
         self.seconds += elapsed
-        record = self._record(samples, statistics, elapsed)
+        record = self._record(samples, statistics, elapsed, share)
         self.optimisation.scheduler.step()
         return record
+
+    def evidence_share(self, update: int) -> float:
+        """The weight of the reward after `update` updates, 1 when annealing is over.
+
+        Where the reward has several far modes, a policy that is sent to the target at once settles
+        in the first it finds; one that follows p ∝ π0·evidence^share keeps the others alive.
+        """
+        steps = self.config.anneal * self.config.updates
+        return 1.0 if update + 1 >= steps else (update + 1) / steps
 
     def roll_out(self, generator: torch.Generator) -> Samples:
         """The next prompts, completed by the policy, or by the proposal where there is one."""
@@ -198,7 +211,9 @@ class Loop:
         if self.objective.refresh_proposal(samples, log_target, log_policy.sum(1)):
             self.proposal = self.policy.snapshot()
 
-    def _record(self, samples: Samples, statistics: Statistics, elapsed: float) -> Record:
+    def _record(
+        self, samples: Samples, statistics: Statistics, elapsed: float, share: float
+    ) -> Record:
         tokens = int(samples.lengths.sum())
         record: Record = {
             "update": self.update,
@@ -208,6 +223,7 @@ class Loop:
             "objective/entropy": -samples.log_policy_sequence.mean().item(),
             "objective/scores": samples.reward.mean().item(),
             **statistics,
+            **({"anneal/evidence_share": share} if self.config.anneal else {}),
             "val/num_eos_tokens": int(samples.ended.sum()),
             "lr": self.optimisation.lr,
             "tokens_per_second": tokens / elapsed,

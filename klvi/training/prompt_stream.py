@@ -33,6 +33,8 @@ class PromptStream:
         return [self.prompts[i % len(self.prompts)] for i in range(size)]
 
     def _order(self, epoch: int) -> list[int]:
+        if len(self.prompts) == 1:
+            return [0]
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         order: list[int] = torch.randperm(len(self.prompts), generator=generator).tolist()
         return order

@@ -1,0 +1,83 @@
+"""The loop's own promises: repeated sequences, and the path to the target."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support import disturb, train_config
+from torch import Tensor
+from torch.testing import assert_close
+
+from klvi.config.schema import TrainConfig
+from klvi.objectives import Signals, Statistics
+from klvi.samples import Samples
+from klvi.training.loop import Loop
+from klvi.training.run import assemble_evaluator, assemble_loop
+
+
+def assembled(config: TrainConfig) -> Loop:
+    return assemble_loop(config, assemble_evaluator(config, adapted=True))
+
+
+def gradients(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Tensor], Statistics]:
+    """Of one minibatch, without a step."""
+    disturb(loop.policy)
+    generator = torch.Generator().manual_seed(0)
+    samples = loop.score(loop.roll_out(generator))
+    signals, _ = loop.objective.signals(samples, loop.target.log_score(samples))
+    monkeypatch.setattr(loop.optimisation, "step", lambda: 1.0)
+    statistics = loop.learn_minibatch(samples, signals, torch.arange(len(samples)), entropy=True)
+    return [p.grad for p in loop.policy.parameters() if p.grad is not None], statistics
+
+
+def all_apart(samples: Samples) -> tuple[Tensor, Tensor]:
+    rows = torch.arange(len(samples))
+    return rows, rows
+
+
+@pytest.mark.parametrize("objective", ["kl", "gdc"])
+def test_sequences_that_repeat_count_as_often_as_they_occur(
+    objective: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = train_config(
+        objective={"name": objective}, batch_size=256, optim={"micro_batch_tokens": 100}
+    )
+    together, statistics = gradients(assembled(config), monkeypatch)
+    monkeypatch.setattr(Samples, "distinct", all_apart)
+    apart, expected = gradients(assembled(config), monkeypatch)
+    assert len(together) == len(apart) > 0
+    for ours, plain in zip(together, apart, strict=True):
+        assert (ours - plain).norm() <= 1e-4 * plain.norm()
+    assert statistics == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+def test_the_evidence_grows_to_its_full_weight() -> None:
+    loop = assembled(train_config(updates=10, anneal=0.4))
+    shares = [loop.evidence_share(update) for update in range(10)]
+    assert shares == pytest.approx([0.25, 0.5, 0.75, *[1.0] * 7])
+    plain = assembled(train_config(updates=10))
+    assert {plain.evidence_share(update) for update in range(10)} == {1.0}
+
+
+@pytest.mark.parametrize("objective", ["kl", "gdc"])
+def test_objectives_see_the_target_of_the_moment(
+    objective: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = assembled(train_config(objective={"name": objective}, updates=4, anneal=1.0))
+    seen: list[tuple[Samples, Tensor]] = []
+    moved: list[int] = []
+    signals = loop.objective.signals
+
+    def spy(samples: Samples, log_target: Tensor) -> tuple[Signals, Statistics]:
+        seen.append((samples, log_target))
+        return signals(samples, log_target)
+
+    monkeypatch.setattr(loop.objective, "signals", spy)
+    monkeypatch.setattr(loop.objective, "retarget", lambda: moved.append(loop.update))
+    records = [loop.step() for _ in range(4)]
+    assert [record["anneal/evidence_share"] for record in records] == [0.25, 0.5, 0.75, 1.0]
+    for (samples, log_target), record in zip(seen, records, strict=True):
+        share = record["anneal/evidence_share"]
+        assert samples.reward.mean().item() == pytest.approx(share * record["objective/scores"])
+        assert_close(log_target, samples.log_prior_sequence + samples.reward / loop.config.beta)
+    assert moved == [0, 1, 2, 3]
