@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
+from klvi.models.cache import reserved_cache
 from klvi.models.scoring import left_padding
 from klvi.samples import distinct_rows
 
@@ -64,7 +65,7 @@ def decode(
     values = torch.zeros_like(log_probs) if value_of else None
     lengths = torch.full((count,), max_new_tokens, device=device)
     ended = torch.zeros(count, dtype=torch.bool, device=device)
-    batch = _Batch(model, prompt_tokens, prompt_lengths)
+    batch = _Batch(model, prompt_tokens, prompt_lengths, max_new_tokens)
     for t in range(max_new_tokens):
         rows = batch.rows
         logits, hidden = batch.step()
@@ -97,7 +98,7 @@ def sample_tokens(log_probs: Tensor, generator: torch.Generator) -> Tensor:
 
     A token of probability 0 is never drawn. `torch.multinomial` would draw V random numbers a row.
     """
-    cumulative = log_probs.double().exp().cumsum(1)
+    cumulative = log_probs.double().exp_().cumsum_(1)
     uniform = torch.rand(
         len(log_probs), 1, dtype=torch.float64, device=log_probs.device, generator=generator
     )
@@ -112,14 +113,18 @@ class _Batch:
     """
 
     def __init__(
-        self, model: PreTrainedModel, prompt_tokens: Tensor, prompt_lengths: Tensor
+        self,
+        model: PreTrainedModel,
+        prompt_tokens: Tensor,
+        prompt_lengths: Tensor,
+        max_new_tokens: int,
     ) -> None:
         self.rows = torch.arange(len(prompt_tokens), device=prompt_tokens.device)
         first, self._place = distinct_rows(torch.cat([prompt_lengths[:, None], prompt_tokens], 1))
         padding = left_padding(prompt_tokens, prompt_lengths)
         self._model = model
         self._head: nn.Module = model.get_output_embeddings()
-        self._cache = DynamicCache(config=model.config)
+        self._cache = reserved_cache(model.config, prompt_tokens.shape[1] + max_new_tokens)
         self._inputs = prompt_tokens[first]
         self._attention = None if padding is None else padding[first]
         self._position = None if padding is None else (padding[first].cumsum(1) - 1).clamp_min(0)

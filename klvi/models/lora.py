@@ -15,7 +15,8 @@ class _AdaptedLinear(torch.autograd.Function):
     """y = x·W + b + s·(x·Aᵀ)·Bᵀ with W and b frozen (Hu et al. 2021, arXiv 2106.09685, section 4).
 
     Autograd of the plain formula scales and adds tensors of the output's size, forth and back;
-    here the products accumulate in place.
+    here the products accumulate in place, or, where the weights are fewer than the activations,
+    the two small matrices are added into W first.
     """
 
     @staticmethod
@@ -29,31 +30,41 @@ class _AdaptedLinear(torch.autograd.Function):
         scaling: float,
     ) -> Tensor:
         flat = inputs.reshape(-1, inputs.shape[-1])
-        low = flat @ down.T
+        ctx.save_for_backward(flat, weight, down, up)
+        ctx.merge = 2 * weight.numel() < len(flat) * sum(weight.shape)
+        if ctx.merge:
+            weight = _merged(weight, down, up, scaling)
         output = flat @ weight if bias is None else torch.addmm(bias, flat, weight)
-        output.addmm_(low, up.T, alpha=scaling)
-        ctx.save_for_backward(flat, low, weight, down, up)
+        if not ctx.merge:
+            output.addmm_(flat @ down.T, up.T, alpha=scaling)
         ctx.scaling = scaling
         return output.view(*inputs.shape[:-1], output.shape[-1])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        flat, low, weight, down, up = ctx.saved_tensors
+        flat, weight, down, up = ctx.saved_tensors
         output = gradient.reshape(-1, gradient.shape[-1])
-        through = (output @ up).mul_(ctx.scaling)
+        low, through = flat @ down.T, (output @ up).mul_(ctx.scaling)
         inputs = None
         if ctx.needs_input_grad[0]:
-            inputs = (output @ weight.T).addmm_(through, down)
+            if ctx.merge:
+                inputs = output @ _merged(weight, down, up, ctx.scaling).T
+            else:
+                inputs = (output @ weight.T).addmm_(through, down)
             inputs = inputs.view(*gradient.shape[:-1], flat.shape[-1])
         return (
             inputs,
             None,
             None,
             through.T @ flat,
-            (output.T @ low).mul_(ctx.scaling),
+            (low.T @ output).mul_(ctx.scaling).T,
             None,
         )
+
+
+def _merged(weight: Tensor, down: Tensor, up: Tensor, scaling: float) -> Tensor:
+    return torch.addmm(weight, down.T, up.T, alpha=scaling)
 
 
 def fuse_lora(model: nn.Module) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
 # Tokens of a forward pass: on a CPU what its caches hold, on a GPU what fills it.
-CPU_BUDGET, CUDA_BUDGET = 1024, 8192
+CPU_BUDGET, CUDA_BUDGET = 1536, 8192
+# Logits that one operation handles at a time.
+CPU_PART, CUDA_PART = 2**17, 2**27
 
 
 @dataclass(frozen=True)
@@ -122,16 +126,53 @@ def next_tokens(model: PreTrainedModel, completions: Completions) -> NextTokens:
 
 def token_log_probs(logits: Tensor, tokens: Tensor) -> Tensor:
     """`(n,)` log-probabilities, nats per token, of `tokens` `(n,)` under `logits` `(n, V)`."""
-    return logits.gather(1, tokens[:, None]).squeeze(1) - logits.logsumexp(1)
+    log_probs: Tensor = _SelectedLogSoftmax.apply(logits, tokens)
+    return log_probs
+
+
+class _SelectedLogSoftmax(torch.autograd.Function):
+    """log softmax at one token a row; autograd of the formula would make five `(n, V)` tensors."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, tokens: Tensor) -> Tensor:
+        log_total = torch.cat([logits[rows].logsumexp(1) for rows in _parts(logits)])
+        ctx.save_for_backward(logits, tokens, log_total)
+        return logits.gather(1, tokens[:, None]).squeeze(1) - log_total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        logits, tokens, log_total = ctx.saved_tensors
+        result = torch.empty_like(logits)
+        for rows in _parts(logits):
+            torch.sub(logits[rows], log_total[rows, None], out=result[rows])
+            result[rows].exp_().mul_(-gradient[rows, None])
+        return result.scatter_add_(1, tokens[:, None], gradient[:, None]), None
 
 
 def token_entropy(logits: Tensor) -> Tensor:
     """`(n,)` entropies, nats, of the distributions given by `logits` `(n, V)`."""
-    log_probs = logits.log_softmax(1)
+    return torch.cat([_entropy(logits[rows].log_softmax(1)) for rows in _parts(logits)])
+
+
+def _entropy(log_probs: Tensor) -> Tensor:
     return -(log_probs.exp() * log_probs.nan_to_num(neginf=0.0)).sum(1)
 
 
 def token_kl(policy_logits: Tensor, prior_logits: Tensor) -> Tensor:
     """`(n,)` KL(policy ‖ prior), nats, of the next-token distributions given by logits `(n, V)`."""
-    policy, prior = policy_logits.log_softmax(1), prior_logits.log_softmax(1)
+    parts = ((policy_logits[rows], prior_logits[rows]) for rows in _parts(policy_logits))
+    return torch.cat([_kl(policy.log_softmax(1), prior.log_softmax(1)) for policy, prior in parts])
+
+
+def _kl(policy: Tensor, prior: Tensor) -> Tensor:
     return (policy.exp() * (policy - prior)).sum(1)
+
+
+def _parts(logits: Tensor) -> list[slice]:
+    """Rows of `logits` `(n, V)` whose intermediate results stay in a core's cache.
+
+    Fresh memory of the size of all logits costs a CPU more than the arithmetic on it.
+    """
+    count = (CUDA_PART if logits.is_cuda else CPU_PART) // logits.shape[1] + 1
+    return [slice(start, start + count) for start in range(0, len(logits), count)]

@@ -24,7 +24,11 @@ class Optimisation:
         self.parameters = parameters
         self.max_grad_norm = config.max_grad_norm
         self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
-            parameters, lr=config.lr, betas=(BETA1, config.beta2), weight_decay=config.weight_decay
+            parameters,
+            lr=config.lr,
+            betas=(BETA1, config.beta2),
+            weight_decay=config.weight_decay,
+            fused=True,
         )
         self.scheduler: LambdaLR = get_scheduler(
             config.schedule,

@@ -17,6 +17,7 @@ import yaml
 from klvi.config.schema import MeasureConfig, PPOSection, TrainConfig
 from klvi.errors import UserError
 from klvi.metrics.measurement import Metric
+from klvi.models.allocator import keep_freed_memory
 from klvi.models.policy import Policy
 from klvi.models.prior import load_prior
 from klvi.objectives import build_objective
@@ -41,6 +42,7 @@ def assemble_evaluator(config: MeasureConfig, *, adapted: bool) -> Evaluator:
 
     Raises UserError for everything in the configuration that only loading can find out.
     """
+    keep_freed_memory()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device = choose_device(config.device)
