@@ -362,6 +362,7 @@ class VerifyConfig(Section):
     updates: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=2)]
     anneal: Annotated[float, Field(ge=0, le=1)] = 0.0
+    repetitions: Annotated[int, Field(ge=1)] = 50
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Field(ge=1)] | None = None
 

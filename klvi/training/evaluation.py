@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-import torch
-
 from klvi.config.schema import EnumerableModelConfig, MeasureConfig, PosteriorTarget
 from klvi.metrics.evaluate import evaluate
 from klvi.metrics.frontier import frontier_violation
@@ -20,9 +18,7 @@ from klvi.samples import Samples
 from klvi.targets.base import Target
 from klvi.training.enumeration import ExactEvaluator
 from klvi.training.prompt_stream import PromptStream
-
-# Seeds of training are small numbers: evaluations must not repeat a rollout's random numbers.
-SEED_OFFSET = 1 << 40
+from klvi.training.randomness import seeded_generator
 
 
 @dataclass(frozen=True)
@@ -59,6 +55,11 @@ class Evaluator:
 
     def evaluate(self, update: int) -> Evaluation:
         """All `eval/…` metrics of the policy as it is now; `update` is named in errors."""
+        metrics, samples = self.measure(update)
+        return Evaluation(metrics, samples, self._exact(update), self._warning(metrics))
+
+    def measure(self, update: int) -> tuple[dict[str, Metric], Samples]:
+        """The estimates alone, and the samples of the policy that they come from."""
         settings = self.config.evaluation
         samples = self.draw(settings.samples, settings.seed, update)
         prior = self._prior_samples
@@ -76,7 +77,7 @@ class Evaluator:
             confidence=settings.confidence,
             seed=settings.seed,
         )
-        return Evaluation(metrics, samples, self._exact(update), self._warning(metrics))
+        return metrics, samples
 
     def _exact(self, update: int) -> dict[str, float | None]:
         if self.enumeration is None:
@@ -104,12 +105,24 @@ class Evaluator:
         """Samples of π0 that complete the proposal where the policy does not cover the target."""
         settings = self.config.evaluation
         with self.policy.with_adapter(self.policy.zero_adapter()):
-            seed = settings.seed + SEED_OFFSET
-            return self.draw(settings.prior_samples, seed, 0, distributions=False)
+            return self.draw(
+                settings.prior_samples, settings.seed, 0, purpose="prior", distributions=False
+            )
 
-    def draw(self, count: int, seed: int, update: int, *, distributions: bool = True) -> Samples:
-        """`count` scored samples of the policy, with the distributions behind their tokens."""
-        generator = torch.Generator(self.policy.device).manual_seed(SEED_OFFSET + seed)
+    def draw(
+        self,
+        count: int,
+        seed: int,
+        update: int,
+        *,
+        purpose: str = "evaluation",
+        distributions: bool = True,
+    ) -> Samples:
+        """`count` scored samples of the policy, with the distributions behind their tokens.
+
+        What `seed` gives for one `purpose` is independent of what it gives for another.
+        """
+        generator = seeded_generator(purpose, seed, device=self.policy.device)
         samples = sample(
             self.policy,
             self.prompts.first(count),

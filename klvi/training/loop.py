@@ -24,6 +24,7 @@ from klvi.samples import Samples
 from klvi.targets.base import Target
 from klvi.training.optimisation import Optimisation
 from klvi.training.prompt_stream import PromptStream
+from klvi.training.randomness import seeded_generator
 
 Record = dict[str, Any]
 
@@ -192,8 +193,7 @@ class Loop:
 
     def _generator(self, update: int) -> torch.Generator:
         """Random numbers that depend on seed and update alone, so that a resume needs no state."""
-        generator = torch.Generator(self.policy.device)
-        return generator.manual_seed(self.config.seed * 1_000_003 + update)
+        return seeded_generator("rollout", self.config.seed, update, device=self.policy.device)
 
     def _minibatches(self, count: int, generator: torch.Generator) -> Iterator[Tensor]:
         device = generator.device

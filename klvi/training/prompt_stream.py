@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from klvi.training.randomness import seeded_generator
+
 
 @dataclass(frozen=True)
 class PromptStream:
@@ -35,6 +37,6 @@ class PromptStream:
     def _order(self, epoch: int) -> list[int]:
         if len(self.prompts) == 1:
             return [0]
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        generator = seeded_generator("prompts", self.seed, epoch)
         order: list[int] = torch.randperm(len(self.prompts), generator=generator).tolist()
         return order

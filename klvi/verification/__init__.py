@@ -3,16 +3,18 @@
 from klvi.verification.claim import Claim, claim_table
 from klvi.verification.controls import negative_controls
 from klvi.verification.dissociation import double_dissociation
-from klvi.verification.estimates import estimators
+from klvi.verification.estimates import Calibration, calibrations, estimators
 from klvi.verification.identities import identities
 from klvi.verification.space import Space
 from klvi.verification.training import OBJECTIVES, Trained, standstill, train
 
 __all__ = [
     "OBJECTIVES",
+    "Calibration",
     "Claim",
     "Space",
     "Trained",
+    "calibrations",
     "claim_table",
     "double_dissociation",
     "estimators",

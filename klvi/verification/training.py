@@ -30,12 +30,17 @@ class Trained:
 
     records: Sequence[Mapping[str, Any]]
     log_policy: Tensor
-    enumeration: ExactEvaluator
+    evaluator: Evaluator
+
+    @property
+    def enumeration(self) -> ExactEvaluator:
+        """What gives its exact values."""
+        return enumeration_of(self.evaluator)
 
 
 def train_config(config: VerifyConfig, objective: str, **changes: object) -> TrainConfig:
     """What `klvi train objective=…` would be given."""
-    shared = config.model_dump(exclude={"out"})
+    shared = config.model_dump(exclude={"out", "repetitions"})
     return TrainConfig.model_validate(
         {
             **shared,
@@ -57,8 +62,7 @@ def train(config: VerifyConfig, objective: str, folder: Path) -> Trained:
     run.train()
     lines = (folder / "metrics.jsonl").read_text("utf-8").splitlines()
     records = [record for record in map(json.loads, lines) if "exact/log_z" in record]
-    enumeration = enumeration_of(run.evaluator)
-    return Trained(records, enumeration.log_policy(), enumeration)
+    return Trained(records, enumeration_of(run.evaluator).log_policy(), run.evaluator)
 
 
 def enumeration_of(evaluator: Evaluator) -> ExactEvaluator:
