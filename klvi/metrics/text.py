@@ -22,6 +22,8 @@ BLEU_ORDER = 5
 BLEU_FLOOR = 0.1
 BLEU_GROUPS = 20
 SMOOTHING = 10
+# Samples that a type occurs in at the most for it to be rare.
+RARE, HALF_A_TYPE = 3, 0.5
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,18 @@ def distinct(grams: NGrams) -> Estimate | None:
     alone = np.bincount(owners[holders[types] == 1], minlength=n)
     first = estimate(value, torch.from_numpy((alone - value * grams.totals()) * n / total))
     shared = _shared_types(types, owners, holders) / total**2
-    error = math.sqrt(max(first.error**2 - shared, first.error**2 / 2))
+    error = math.sqrt(
+        max(first.error**2 - shared, first.error**2 / 2) + _rare_types(holders) / total**2
+    )
     return replace(first, error=error, skewness=0.0)
+
+
+def _rare_types(holders: Integers) -> float:
+    """A pseudo-count for intervals of small counts (Agresti and Coull 1998), in types squared.
+
+    Where some types are rare, others may be unseen, also when none happens to have a sample alone.
+    """
+    return HALF_A_TYPE**2 if holders.min() <= RARE else 0.0
 
 
 def _shared_types(types: Integers, owners: Integers, holders: Integers) -> float:

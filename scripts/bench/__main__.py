@@ -46,12 +46,12 @@ def bench_tiny(options: argparse.Namespace) -> None:
 
 
 def bench_gpt2(options: argparse.Namespace) -> None:
-    """A random model of GPT-2 small's size; on the CPU a single update, without a warm-up."""
+    """A random model of GPT-2 small's size; on the CPU a single update after a warm-up."""
     with random_prior("gpt2-small") as path:
         if options.device == "cuda":
             workload = Workload("gpt2-small", 256, 64, path, device="cuda")
         else:
-            workload = Workload("gpt2-small", 16, 48, path, updates=1, warmup=0)
+            workload = Workload("gpt2-small", 16, 48, path, updates=1, warmup=1)
         row = compare(workload, BOTH)
     print(tables.comparison([row]))
     print(f"\n{tables.decoding_bound(row)}")

@@ -14,8 +14,9 @@ from klvi.metrics import estimators
 from klvi.metrics.intervals import Estimate
 
 Klvi = Callable[..., subprocess.CompletedProcess[str]]
-SMALL = ("verify", "out=out", "model.letters=3", "model.length=3", "batch_size=128")
-QUICK = ("verify", "out=out", "updates=70", "batch_size=192", "evaluation.every=35")
+FEW = ("verify", "out=out", "repetitions=10", "anneal=0")
+SMALL = (*FEW, "model.letters=3", "model.length=3", "batch_size=128")
+QUICK = (*FEW, "updates=70", "batch_size=192", "evaluation.every=35")
 PNG = b"\x89PNG\r\n\x1a\n"
 
 

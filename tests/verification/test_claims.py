@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from klvi.metrics.exact import enumerate_sequences
+from klvi.metrics.measurement import Measurement, Metric, Unavailable
 from klvi.targets.posterior import Posterior
 from klvi.verification import (
+    Calibration,
     Claim,
     Space,
     double_dissociation,
@@ -84,54 +86,73 @@ def test_a_control_that_does_not_miss_fails(space: Space) -> None:
     assert name.startswith("reward divided by its std")
 
 
-def record(value: float, exact: float, width: float = 0.1) -> dict[str, float]:
-    entry = {"eval/reward": value, "eval/reward/low": value - width}
+def calibration(
+    misses: int, count: int = 40, refused: int = 0, exact: float = 0.5, upper: float = 1.1
+) -> Calibration:
+    """Evaluations of which `misses` lie beside the exact reward, and bounds on log Z = 1."""
+    around = Measurement(1.0, 0.9, 1.1, 100)
     bounds = {
-        "eval/log_z_lower": 0.95,
-        "eval/log_z_lower/low": 0.9,
-        "eval/log_z_upper": 1.05,
-        "eval/log_z_upper/high": 1.1,
-        "exact/log_z": 1.0,
+        "eval/log_z": around,
+        "eval/log_z_lower": around,
+        "eval/log_z_upper": Measurement(upper, upper - 0.05, upper + 0.05, 100),
     }
-    return {**entry, "eval/reward/high": value + width, "exact/reward": exact, **bounds}
+    near, far = (
+        Measurement(exact + gap, exact + gap - 0.1, exact + gap + 0.1, 100) for gap in (0.05, 0.3)
+    )
+    rewards: list[Metric] = [far] * misses + [near] * (count - misses)
+    rewards += [Unavailable("few")] * refused
+    truth = {
+        "eval/reward": exact,
+        "eval/log_z": 1.0,
+        "eval/log_z_lower": 0.9,
+        "eval/log_z_upper": 1.1,
+    }
+    return Calibration(truth, [{"eval/reward": reward, **bounds} for reward in rewards])
 
 
-def claim_of(records: list[dict[str, Any]], name: str) -> Claim:
-    return next(claim for claim in estimators(records) if claim.name == name)
+def claim_of(found: list[Calibration], name: str) -> Claim:
+    return next(claim for claim in estimators(found) if claim.name == name)
 
 
-def test_estimates_in_their_intervals_pass() -> None:
-    claim = claim_of([record(0.5, 0.55), record(0.7, 0.65), record(0.6, 0.6)], "reward")
+def test_intervals_that_hold_the_exact_value_pass() -> None:
+    claim = claim_of([calibration(2, exact=0.5), calibration(1, exact=0.7)], "reward")
     assert claim.passed
-    assert claim.theory == "exact 0.55 to 0.65"
-    assert claim.measured == "3 of 3 intervals hold it, furthest ×0.5"
+    assert claim.theory == "95% hold 0.5 to 0.7"
+    assert claim.measured == "96.2% of 80"
 
 
-@pytest.mark.parametrize(
-    "records",
-    [
-        [record(0.5, 0.75), record(0.5, 0.75), record(0.5, 0.5)],
-        [*[record(0.5, 0.5)] * 9, record(0.5, 1.0)],
-        [record(0.5, 0.6, width=0.0)],
-    ],
-    ids=["often outside", "once far outside", "no width"],
+@pytest.mark.parametrize(("misses", "passed"), [(7, True), (20, False)])
+def test_intervals_that_miss_it_too_often_fail(misses: int, passed: bool) -> None:
+    """Where 92% hold, 80 intervals have 6.4 misses on average, and 20 once in 100,000 runs."""
+    assert claim_of([calibration(misses, 80)], "reward").passed == passed
+
+
+def test_an_interval_without_width_holds_its_own_value_alone() -> None:
+    point = Measurement(0.5, 0.5, 0.5, 100)
+    right = Calibration({"eval/reward": 0.5}, [{"eval/reward": point, **NO_BOUNDS}] * 20)
+    wrong = Calibration({"eval/reward": 0.501}, [{"eval/reward": point, **NO_BOUNDS}] * 20)
+    assert claim_of([right], "reward").passed
+    assert not claim_of([wrong], "reward").passed
+
+
+NO_BOUNDS: dict[str, Metric] = dict.fromkeys(
+    ("eval/log_z_lower", "eval/log_z_upper"), Unavailable("not asked")
 )
-def test_estimates_elsewhere_fail(records: list[dict[str, Any]]) -> None:
-    assert not claim_of(records, "reward").passed
 
 
 def test_a_refused_estimate_is_counted_and_not_judged() -> None:
-    refused = {"eval/reward": None, "eval/reward/reason": "few", "exact/reward": 0.5}
-    claim = claim_of([record(0.5, 0.5), refused], "reward")
+    claim = claim_of([calibration(0, refused=3)], "reward")
     assert claim.passed
-    assert claim.measured.endswith("; 1 refused")
+    assert claim.measured == "100.0% of 40; 3 refused"
 
 
 def test_bounds_on_the_wrong_side_break_the_sandwich() -> None:
     name = "log_z_lower ≤ log Z ≤ log_z_upper"
-    assert claim_of([record(0.5, 0.5)], name).passed
-    swapped = {**record(0.5, 0.5), "eval/log_z_lower": 1.3, "eval/log_z_lower/low": 1.2}
-    assert not claim_of([swapped], name).passed
+    assert claim_of([calibration(0)], name).passed
+    assert not claim_of([calibration(0, upper=0.8)], name).passed
+    swapped = calibration(0)
+    exact = {**swapped.exact, "eval/log_z_lower": 1.2}
+    assert not claim_of([Calibration(exact, swapped.evaluations)], name).passed
 
 
 def ending(**changes: float) -> list[dict[str, float]]:
