@@ -46,11 +46,13 @@ def run(model: nn.Module, inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("kind", ["conv1d", "linear"])
-def test_values_and_gradients_are_those_of_peft(kind: str) -> None:
+@pytest.mark.parametrize("tokens", [1, 5], ids=["few", "many"])
+def test_values_and_gradients_are_those_of_peft(kind: str, tokens: int) -> None:
+    """With few tokens the adapter is multiplied by itself, with many it is merged first."""
     plain, fused = adapted(kind), adapted(kind)
     fuse_lora(fused)
     generator = torch.Generator().manual_seed(1)
-    inputs = torch.randn(2, 5, 4, dtype=torch.float64, generator=generator)
+    inputs = torch.randn(2, tokens, 4, dtype=torch.float64, generator=generator)
     mine, theirs = inputs.clone().requires_grad_(), inputs.clone().requires_grad_()
     output, gradients = run(fused, mine)
     expected, expected_gradients = run(plain, theirs)

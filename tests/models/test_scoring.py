@@ -1,7 +1,9 @@
+import pytest
 import torch
 from support import Enumeration, disturb
 from torch.testing import assert_close
 
+from klvi.models import scoring
 from klvi.models.policy import Policy
 from klvi.models.scoring import (
     Completions,
@@ -85,3 +87,28 @@ def test_passes_hold_every_row_once_within_the_budget() -> None:
 def test_a_row_longer_than_the_budget_goes_alone() -> None:
     batches = token_batches(torch.tensor([1, 90, 80]), prompt_width=1, budget=50)
     assert [rows.tolist() for rows in batches] == [[1], [2], [0]]
+
+
+def test_log_probs_and_gradients_are_those_of_log_softmax(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In parts of two rows, of an odd number; with an impossible token."""
+    monkeypatch.setattr(scoring, "CPU_PART", 7)
+    generator = torch.Generator().manual_seed(0)
+    logits = 4 * torch.randn(9, 5, dtype=torch.float64, generator=generator)
+    logits[3, 1] = -torch.inf
+    tokens = torch.tensor([0, 4, 2, 2, 0, 3, 1, 4, 4])
+    weight = torch.randn(9, dtype=torch.float64, generator=generator)
+    found, expected = [], []
+    for function, into in ((token_log_probs, found), (plain_log_probs, expected)):
+        leaf = logits.clone().requires_grad_()
+        log_probs = function(leaf, tokens)
+        (log_probs * weight).sum().backward()
+        into += [log_probs.detach(), leaf.grad]
+    assert_close(found, expected, atol=1e-14, rtol=1e-12)
+    whole = token_entropy(logits), token_kl(logits, logits.flip(0)[:, [0, 2, 1, 3, 4]])
+    monkeypatch.setattr(scoring, "CPU_PART", 10**6)
+    assert_close(whole[0], token_entropy(logits))
+    assert_close(whole[1], token_kl(logits, logits.flip(0)[:, [0, 2, 1, 3, 4]]), equal_nan=True)
+
+
+def plain_log_probs(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    return logits.log_softmax(1).gather(1, tokens[:, None]).squeeze(1)
