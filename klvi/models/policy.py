@@ -74,6 +74,15 @@ class Policy:
         """Where the weights are."""
         return self.prior.device
 
+    @property
+    def is_prior(self) -> bool:
+        """Whether there is no adapter, or one that adds nothing, as before the first update."""
+        return not any(
+            bool(weight.any())
+            for layer in self._lora_layers
+            for weight in layer.lora_B.parameters()
+        )
+
     def add_value_head(self) -> ValueHead:
         """Attach a fresh value head and return it."""
         width = self.model.get_output_embeddings().weight.shape[1]

@@ -146,7 +146,7 @@ def _scores(
     tokens = samples.tokens[prior.mask]
     scores = {"log_prior": token_log_probs(prior.logits, tokens)}
     if again:
-        current = prior if policy.adapted is None else next_tokens(policy.model, batch)
+        current = prior if policy.is_prior else next_tokens(policy.model, batch)
         scores["log_policy"] = token_log_probs(current.logits, tokens)
         if distributions:
             scores["entropy"] = token_entropy(current.logits)

@@ -63,10 +63,10 @@ class Evaluator:
         settings = self.config.evaluation
         samples = self.draw(settings.samples, settings.seed, update)
         prior = self._prior_samples
-        prior = replace(
-            prior,
-            log_policy=log_policy_of(self.policy, prior, self.config.rollout.micro_batch_tokens),
-        )
+        budget = self.config.rollout.micro_batch_tokens
+        moved = not self.policy.is_prior
+        log_policy = log_policy_of(self.policy, prior, budget) if moved else prior.log_prior
+        prior = replace(prior, log_policy=log_policy)
         metrics = evaluate(
             samples,
             self.target.log_score(samples),
