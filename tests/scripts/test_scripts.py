@@ -1,0 +1,44 @@
+"""The scripts that measure what README says still run, and count what they say they count."""
+
+from __future__ import annotations
+
+import pytest
+
+from scripts import coverage, letter_rewards
+from scripts.bench import tables
+from scripts.bench.run import compare
+from scripts.bench.workload import Workload
+
+
+def test_both_sides_of_the_benchmark_do_the_same_work() -> None:
+    row = compare(Workload("tiny", 4, 5, updates=2, warmup=1), ("klvi", "trl"))
+    for side in row.sides.values():
+        assert side.tokens == [20, 20]
+        assert len(side.seconds) == len(side.cpu_seconds) == 2
+        assert 0 < side.stage("update") < side.wall
+        assert 0 < side.stage("generation") < side.wall
+        assert side.peak > 0
+    assert "**ratio**" in tables.comparison([row])
+
+
+def test_rewards_of_letters() -> None:
+    texts = ["a b c", "b b", "", "a b b a"]
+    prompts = [""] * 4
+    assert letter_rewards.distinct(texts, prompts) == pytest.approx([0.6, 0.2, 0, 0.4])
+    assert letter_rewards.share_of_b(texts, prompts) == pytest.approx([1 / 3, 1, 0, 0.5])
+    assert letter_rewards.length(texts, prompts) == pytest.approx([0.6, 0.4, 0, 0.8])
+    assert letter_rewards.alternation(texts, prompts) == pytest.approx([0.5, 0, 0, 0.5])
+    assert letter_rewards.palindrome(texts, prompts) == pytest.approx([1 / 3, 1, 0, 1])
+    scores = letter_rewards.chaos(texts, prompts)
+    assert len(set(scores)) == 4
+    assert all(0 <= score < 1 for score in scores)
+
+
+def test_coverage_counts_intervals_that_hold_the_exact_value() -> None:
+    loop, exact = coverage.training(["reward=letters", "model.letters=3", "model.length=3"])
+    loop.step()
+    cells = coverage.coverage(loop, exact, samples=60, repetitions=4)
+    shares = {float(cell.split()[0]) for cell in cells.values() if not cell.startswith("—")}
+    assert shares <= {0.0, 25.0, 50.0, 75.0, 100.0}
+    assert {"eval/reward", "eval/kl_prior", "eval/log_z", "eval/distinct_2"} <= cells.keys()
+    assert float(cells["eval/reward"]) >= 50
