@@ -22,6 +22,11 @@ def test_values_and_gradients_are_those_of_gpt2(dtype: torch.dtype, tolerance: f
     assert_close(found[0], gelu(inputs, approximate="tanh"), atol=tolerance, rtol=tolerance)
 
 
+def test_half_precision_is_torchs_own() -> None:
+    inputs = torch.linspace(-4, 4, 99, dtype=torch.bfloat16)
+    assert torch.equal(TanhGELU()(inputs), gelu(inputs, approximate="tanh"))
+
+
 def test_far_out_it_is_the_identity_or_nothing() -> None:
     leaf = torch.tensor([-1e4, -50.0, 50.0, 1e4], requires_grad=True)
     outputs = TanhGELU()(leaf)
