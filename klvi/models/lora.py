@@ -67,6 +67,22 @@ def _merged(weight: Tensor, down: Tensor, up: Tensor, scaling: float) -> Tensor:
     return torch.addmm(weight, down.T, up.T, alpha=scaling)
 
 
+@torch.no_grad()
+def merged_weight(layer: Any) -> Tensor:
+    """The base weight of a LoRA layer with its adapters added, a new tensor."""
+    base, names = layer.get_base_layer(), layer.active_adapters
+    weight: Tensor = base.weight.data
+    down = layer.lora_A[names[0]].weight if names[0] in layer.lora_A else None
+    if len(names) > 1 or down is None or down.dtype != weight.dtype:
+        delta: Tensor = sum(layer.get_delta_weight(name) for name in names)
+        return weight + delta.to(weight.dtype)
+    up: Tensor = layer.lora_B[names[0]].weight
+    scaling: float = layer.scaling[names[0]]
+    if isinstance(base, Conv1D):
+        return _merged(weight, down, up, scaling)
+    return torch.addmm(weight, up, down, alpha=scaling)
+
+
 def fuse_lora(model: nn.Module) -> None:
     """Let every plain LoRA layer of `model` compute through `_AdaptedLinear`.
 

@@ -21,7 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from klvi.config.schema import LoraSection
 from klvi.errors import UserError
-from klvi.models.lora import fuse_lora
+from klvi.models.lora import fuse_lora, merged_weight
 from klvi.models.prior import Prior, quiet_transformers
 
 
@@ -119,10 +119,8 @@ class Policy:
         """
         layers = [m.get_base_layer() for m in self._lora_layers]
         originals = [layer.weight.data for layer in layers]
-        with torch.no_grad():
-            for layer, module in zip(layers, self._lora_layers, strict=True):
-                delta = sum(module.get_delta_weight(name) for name in module.active_adapters)
-                layer.weight.data = layer.weight.data + delta.to(layer.weight.dtype)
+        for layer, module in zip(layers, self._lora_layers, strict=True):
+            layer.weight.data = merged_weight(module)
         try:
             with self.as_prior():
                 yield self.model

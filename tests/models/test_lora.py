@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers.pytorch_utils import Conv1D
 
-from klvi.models.lora import fuse_lora
+from klvi.models.lora import fuse_lora, merged_weight
 
 
 class Model(nn.Module):
@@ -62,6 +62,20 @@ def test_values_and_gradients_are_those_of_peft(kind: str, tokens: int) -> None:
     for name, gradient in gradients.items():
         assert_close(gradient, expected_gradients[name])
     assert_close(mine.grad, theirs.grad)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("kind", ["conv1d", "linear"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_merged_weight_is_that_of_peft(kind: str, dtype: torch.dtype) -> None:
+    model = adapted(kind)
+    layer = model.base_model.model.first
+    base = layer.get_base_layer()
+    base.weight.data = base.weight.data.to(dtype)
+    expected = base.weight + layer.get_delta_weight("default").to(dtype)
+    found = merged_weight(layer)
+    assert found.data_ptr() != base.weight.data_ptr()
+    assert_close(found, expected.detach())
 
 
 def test_a_disabled_adapter_is_the_base_layer() -> None:
