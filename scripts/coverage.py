@@ -44,7 +44,6 @@ class Space:
     """All sequences as samples, and their exact probabilities under policy and prior."""
 
     samples: Samples
-    log_target: Tensor
     log_policy: Tensor
     log_prior: Tensor
 
@@ -69,7 +68,7 @@ def space(loop: Loop, exact: ExactEvaluator) -> Space:
     found, prior = exact.sequences, loop.policy.prior
     count = len(found.tokens)
     prompt, width = prior.encode([""])
-    reward, log_target = exact.log_target(0)
+    reward, _ = exact.log_target(0)
     blank = torch.zeros(found.tokens.shape)
     samples = Samples(
         prompts=[""] * count,
@@ -84,7 +83,7 @@ def space(loop: Loop, exact: ExactEvaluator) -> Space:
         reward=reward.float(),
     )
     scored = rescore(loop.policy, samples, distributions=True)
-    return Space(scored, log_target, exact.log_policy(), exact.log_prior)
+    return Space(scored, exact.log_policy(), exact.log_prior)
 
 
 def measured(

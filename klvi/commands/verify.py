@@ -61,15 +61,9 @@ def _claims(config: VerifyConfig, trained: Mapping[str, Trained]) -> Iterator[Cl
     policies = {name: run.log_policy for name, run in trained.items()}
     space = verification.Space.of(trained["kl"].enumeration)
     yield from verification.double_dissociation(records)
-    yield from verification.estimators(
-        [
-            calibration
-            for name in ("kl", "gdc")
-            for calibration in verification.calibrations(
-                trained[name].evaluator, config.repetitions
-            )
-        ]
-    )
+    evaluators = [trained[name].evaluator for name in ("kl", "gdc")]
+    calibrations = list(verification.calibrations(evaluators, config.repetitions))
+    yield from verification.estimators(calibrations)
     yield verification.standstill(config)
     yield from verification.identities(space, policies)
     yield from verification.negative_controls(space)

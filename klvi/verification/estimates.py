@@ -7,6 +7,7 @@ can say nothing of what was not seen.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -39,24 +40,31 @@ class Calibration:
     evaluations: Sequence[Mapping[str, Metric]]
 
 
-def calibrations(evaluator: Evaluator, repetitions: int) -> Iterator[Calibration]:
-    """One for each share of the evaluator's policy, the adapter being scaled down.
+def calibrations(evaluators: Sequence[Evaluator], repetitions: int) -> Iterator[Calibration]:
+    """One for each share of each evaluator's policy, the adapter being scaled down.
 
-    Each evaluation has random numbers of its own, for the policy's and for the prior's samples.
+    Every evaluation has random numbers of its own, also across policies: nearly equal ones would
+    draw nearly equal samples from the same.
     """
+    seeds = itertools.count()
+    for evaluator in evaluators:
+        trained = evaluator.policy.snapshot()
+        for share in SHARES:
+            # What is added to a weight is the product of two matrices.
+            scaled = [math.sqrt(share) * weight for weight in trained]
+            with evaluator.policy.with_adapter(scaled):
+                yield _calibration(evaluator, list(itertools.islice(seeds, repetitions)))
+
+
+def _calibration(evaluator: Evaluator, seeds: Sequence[int]) -> Calibration:
     assert evaluator.enumeration is not None, "verify takes enumerable priors alone"
-    config, policy = evaluator.config, evaluator.policy
-    trained = policy.snapshot()
-    for share in SHARES:
-        # What is added to a weight is the product of two matrices.
-        with policy.with_adapter([math.sqrt(share) * weight for weight in trained]):
-            exact = evaluator.enumeration.evaluate(0)
-            evaluations = []
-            for seed in range(repetitions):
-                evaluation = config.evaluation.model_copy(update={"seed": seed})
-                own = config.model_copy(update={"evaluation": evaluation})
-                evaluations.append(replace(evaluator, config=own).measure(0)[0])
-        yield Calibration(exact, evaluations)
+    config = evaluator.config
+    evaluations = []
+    for seed in seeds:
+        evaluation = config.evaluation.model_copy(update={"seed": seed})
+        own = config.model_copy(update={"evaluation": evaluation})
+        evaluations.append(replace(evaluator, config=own).measure(0)[0])
+    return Calibration(evaluator.enumeration.evaluate(0), evaluations)
 
 
 def estimators(found: Sequence[Calibration]) -> Iterator[Claim]:
@@ -97,7 +105,8 @@ def _sandwich(found: Sequence[Calibration]) -> Claim:
     exact, hits = [], []
     for part in found:
         log_z, lower, upper = (part.exact.get(name) for name in ("eval/log_z", LOWER, UPPER))
-        exact += [bound <= 0 for bound in (_gap(lower, log_z), _gap(log_z, upper)) if bound]
+        gaps = (_gap(lower, log_z), _gap(log_z, upper))
+        exact += [gap <= 0 for gap in gaps if gap is not None]
         for metrics in part.evaluations:
             below, above = metrics[LOWER], metrics[UPPER]
             if isinstance(log_z, float) and isinstance(below, Measurement):

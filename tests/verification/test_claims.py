@@ -8,15 +8,19 @@ from typing import Any
 
 import pytest
 import torch
+from support import train_config
 from torch import Tensor
 
 from klvi.metrics.exact import enumerate_sequences
 from klvi.metrics.measurement import Measurement, Metric, Unavailable
 from klvi.targets.posterior import Posterior
+from klvi.training.evaluation import Evaluator
+from klvi.training.run import assemble_evaluator
 from klvi.verification import (
     Calibration,
     Claim,
     Space,
+    calibrations,
     double_dissociation,
     estimators,
     identities,
@@ -138,6 +142,19 @@ def test_an_interval_without_width_holds_its_own_value_alone() -> None:
 NO_BOUNDS: dict[str, Metric] = dict.fromkeys(
     ("eval/log_z_lower", "eval/log_z_upper"), Unavailable("not asked")
 )
+
+
+def test_no_two_evaluations_share_their_random_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+
+    def measure(evaluator: Evaluator, update: int) -> tuple[dict[str, Metric], None]:
+        seeds.append(evaluator.config.evaluation.seed)
+        return {}, None
+
+    monkeypatch.setattr(Evaluator, "measure", measure)
+    evaluators = [assemble_evaluator(train_config(), adapted=True) for _ in range(2)]
+    assert len(list(calibrations(evaluators, 3))) == 6
+    assert len(set(seeds)) == len(seeds) == 18
 
 
 def test_a_refused_estimate_is_counted_and_not_judged() -> None:
