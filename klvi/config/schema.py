@@ -258,6 +258,7 @@ class GDCObjective(Section):
     proposal: Literal["policy", "adaptive"] = "policy"
     baseline: bool = True
     divergence: Literal["kl", "tv"] = "kl"
+    epochs: Annotated[int, Field(ge=1)] = 1
     minibatches: Annotated[int, Field(ge=1)] = 1
 
 

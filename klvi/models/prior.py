@@ -81,12 +81,16 @@ class Prior:
 
     def decode(self, tokens: Tensor, lengths: Tensor) -> list[str]:
         """The texts of completions `(N, T)` of `lengths` `(N,)`, without special tokens."""
-        rows = [row[:n] for row, n in zip(tokens.tolist(), lengths.tolist(), strict=True)]
-        return list(
-            self.tokenizer.batch_decode(
-                rows, skip_special_tokens=True, clean_up_tokenization_spaces=False
-            )
+        pairs = zip(tokens.tolist(), lengths.tolist(), strict=True)
+        rows = [tuple(row[:length]) for row, length in pairs]
+        distinct = list(dict.fromkeys(rows))
+        texts = self.tokenizer.batch_decode(
+            [list(row) for row in distinct],
+            skip_special_tokens=True,
+            clean_up_tokenization_spaces=False,
         )
+        text_of = dict(zip(distinct, texts, strict=True))
+        return [text_of[row] for row in rows]
 
     def check_length(self, prompt_tokens: int, new_tokens: int) -> None:
         """Raises UserError where prompt and completion do not fit the model's context."""

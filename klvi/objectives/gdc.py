@@ -47,12 +47,16 @@ class RunningLogZ:
 
         A prompt none of whose samples has had weight yet has log Z = −inf.
         """
-        values = log_weights.tolist()
-        for prompt, value in zip(prompts, values, strict=True):
-            self._count[prompt] = self._count.get(prompt, 0) + 1
-            self._log_sum[prompt] = _log_add(self._log_sum.get(prompt, -math.inf), value)
-        log_z = [self._log_sum[prompt] - math.log(self._count[prompt]) for prompt in prompts]
-        return log_weights.new_tensor(log_z)
+        rows: dict[str, list[int]] = {}
+        for row, prompt in enumerate(prompts):
+            rows.setdefault(prompt, []).append(row)
+        log_z = torch.empty_like(log_weights)
+        for prompt, members in rows.items():
+            log_sum = float(log_weights[members].logsumexp(0))
+            self._count[prompt] = self._count.get(prompt, 0) + len(members)
+            self._log_sum[prompt] = _log_add(self._log_sum.get(prompt, -math.inf), log_sum)
+            log_z[members] = self._log_sum[prompt] - math.log(self._count[prompt])
+        return log_z
 
     def state_dict(self) -> dict[str, Any]:
         """The sums and counts."""
@@ -70,6 +74,7 @@ class GDC(Objective):
 
     def __init__(self, config: GDCObjective) -> None:
         self.config = config
+        self.epochs = config.epochs
         self.minibatches = config.minibatches
         self.adaptive_proposal = config.proposal == "adaptive"
         self.log_z = RunningLogZ()
@@ -95,7 +100,11 @@ class GDC(Objective):
     def loss(
         self, prediction: Prediction, samples: Samples, signals: Signals, totals: Totals
     ) -> tuple[Tensor, Statistics]:
-        """The DPG loss per sequence of the minibatch."""
+        """The DPG loss per sequence of the minibatch.
+
+        In later passes over a rollout q is no longer π, and the baseline π/q is what keeps the
+        gradient that of KL(p‖π), and 0 where π has arrived.
+        """
         log_policy = prediction.log_policy.sum(1)
         baseline = torch.zeros_like(log_policy)
         if self.config.baseline:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +27,23 @@ from klvi.training.prompt_stream import PromptStream
 from klvi.training.randomness import seeded_generator
 
 Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one forward pass learns from.
+
+    Attributes:
+        distinct: the sequences, each once: a model says the same of equal ones.
+        place: `(n,)` which of `distinct` each of `samples` is.
+        samples: all n sequences.
+        signals: the objective's, of `samples`.
+    """
+
+    distinct: Samples
+    place: Tensor
+    samples: Samples
+    signals: Signals
 
 
 @dataclass
@@ -124,28 +141,27 @@ class Loop:
     def learn(self, samples: Samples, signals: Signals, generator: torch.Generator) -> Statistics:
         """All passes over one rollout; returns the mean of each statistic over minibatches."""
         collected: dict[str, list[float]] = defaultdict(list)
+        whole = self.objective.minibatches == 1
+        parts = list(self.parts(samples, signals)) if whole else []
         for epoch in range(self.objective.epochs):
             for rows in self._minibatches(len(samples), generator):
-                statistics = self.learn_minibatch(samples, signals, rows, entropy=epoch == 0)
+                if not whole:
+                    parts = list(self.parts(samples.select(rows), _select(signals, rows)))
+                statistics = self.learn_minibatch(parts, entropy=epoch == 0)
                 for name, value in statistics.items():
                     collected[name].append(value)
                 if self.objective.stop_early(statistics):
                     return _averages(collected)
         return _averages(collected)
 
-    def learn_minibatch(
-        self, samples: Samples, signals: Signals, rows: Tensor, *, entropy: bool
-    ) -> Statistics:
-        """One optimizer step; gradients are summed over parts of `optim.micro_batch_tokens`."""
-        minibatch = samples.select(rows)
-        totals = Totals(len(rows), int(minibatch.lengths.sum()))
+    def learn_minibatch(self, parts: Sequence[Part], *, entropy: bool) -> Statistics:
+        """One optimizer step; gradients are summed over the parts of the minibatch."""
+        lengths = [part.samples.lengths for part in parts]
+        totals = Totals(sum(map(len, lengths)), sum(int(each.sum()) for each in lengths))
         sums: dict[str, float] = defaultdict(float)
-        for distinct, members, place in self._parts(minibatch):
-            prediction = self.predict(minibatch.select(distinct).compact(), entropy=entropy)
-            prediction = prediction.at(place)
-            chosen = minibatch.select(members).compact()
-            chosen_signals = _select(signals, rows[members], chosen.tokens.shape[1])
-            loss, statistics = self.objective.loss(prediction, chosen, chosen_signals, totals)
+        for part in parts:
+            prediction = self.predict(part.distinct, entropy=entropy).at(part.place)
+            loss, statistics = self.objective.loss(prediction, part.samples, part.signals, totals)
             self.optimisation.backward(loss)
             if prediction.entropy is not None:
                 mean_entropy = prediction.entropy.sum().item() / totals.tokens
@@ -160,15 +176,21 @@ class Loop:
             )
         return {**sums, "optim/grad_norm": norm}
 
-    def _parts(self, samples: Samples) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """For each forward pass its distinct rows, all rows that equal one, and which it is."""
+    def parts(self, samples: Samples, signals: Signals) -> Iterator[Part]:
+        """A minibatch cut into what one forward pass takes, `optim.micro_batch_tokens`."""
         first, place = samples.distinct()
         width, budget = samples.prompt_tokens.shape[1], self.config.optim.micro_batch_tokens
         for batch in token_batches(samples.lengths[first], width, budget):
             order = torch.full_like(first, -1)
             order[batch] = torch.arange(len(batch), device=batch.device)
             members = (order[place] >= 0).nonzero()[:, 0]
-            yield first[batch], members, order[place[members]]
+            chosen = samples.select(members).compact()
+            yield Part(
+                distinct=samples.select(first[batch]).compact(),
+                place=order[place[members]],
+                samples=chosen,
+                signals=_select(signals, members, chosen.tokens.shape[1]),
+            )
 
     def predict(self, samples: Samples, *, entropy: bool) -> Prediction:
         """One forward pass for the policy's log-probabilities and, with a value head, values."""
@@ -231,7 +253,7 @@ class Loop:
         return record | {f"time/{stage}": value for stage, value in self._timings.items()}
 
 
-def _select(signals: Signals, rows: Tensor, length: int) -> Signals:
+def _select(signals: Signals, rows: Tensor, length: int | None = None) -> Signals:
     """The rows of `(N,)` and `(N, T)` signals, the latter cut to `length`."""
     chosen = {name: value[rows] for name, value in signals.items()}
     return {n: value[:, :length] if value.dim() > 1 else value for n, value in chosen.items()}

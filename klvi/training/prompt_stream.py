@@ -22,6 +22,8 @@ class PromptStream:
 
     def batch(self, update: int, size: int) -> list[str]:
         """The `size` prompts that follow those of `update` batches."""
+        if len(self.prompts) == 1:
+            return self.prompts * size
         positions = [
             i // self.samples_per_prompt for i in range(update * size, (update + 1) * size)
         ]
@@ -35,8 +37,6 @@ class PromptStream:
         return [self.prompts[i % len(self.prompts)] for i in range(size)]
 
     def _order(self, epoch: int) -> list[int]:
-        if len(self.prompts) == 1:
-            return [0]
         generator = seeded_generator("prompts", self.seed, epoch)
         order: list[int] = torch.randperm(len(self.prompts), generator=generator).tolist()
         return order

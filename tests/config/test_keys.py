@@ -25,7 +25,7 @@ RAW: dict[str, Any] = {
         ("model.path", True),
         ("model.letters", False),
         ("objective.proposal", True),
-        ("objective.epochs", False),
+        ("objective.clip", False),
         ("reward.terms.mine.weight", True),
         ("reward.terms.mine.reward.unit", True),
         ("reward.terms.mine.reward.text", False),

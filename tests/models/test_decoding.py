@@ -60,7 +60,7 @@ def test_lengths_and_ends_tell_the_stop_token(policy: Policy) -> None:
 
 def test_samples_follow_the_models_distribution(policy: Policy, enumeration: Enumeration) -> None:
     """Chi-square over the frequent sequences; the bound is passed by chance once in 10^5 runs."""
-    disturb(policy, 0.1)
+    disturb(policy, 0.03)
     count = 20_000
     decoded = run(policy, *start(count))
     padded = torch.nn.functional.pad(decoded.tokens, (0, LENGTH - decoded.tokens.shape[1]), value=4)

@@ -26,7 +26,7 @@ def gradients(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Tensor]
     samples = loop.score(loop.roll_out(generator))
     signals, _ = loop.objective.signals(samples, loop.target.log_score(samples))
     monkeypatch.setattr(loop.optimisation, "step", lambda: 1.0)
-    statistics = loop.learn_minibatch(samples, signals, torch.arange(len(samples)), entropy=True)
+    statistics = loop.learn_minibatch(list(loop.parts(samples, signals)), entropy=True)
     return [p.grad for p in loop.policy.parameters() if p.grad is not None], statistics
 
 
@@ -81,3 +81,31 @@ def test_objectives_see_the_target_of_the_moment(
         assert samples.reward.mean().item() == pytest.approx(share * record["objective/scores"])
         assert_close(log_target, samples.log_prior_sequence + samples.reward / loop.config.beta)
     assert moved == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("objective", ["kl", "gdc"])
+def test_every_pass_over_a_rollout_is_a_step(
+    objective: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = assembled(train_config(objective={"name": objective, "epochs": 3}))
+    steps: list[float] = []
+    step = loop.optimisation.step
+    monkeypatch.setattr(loop.optimisation, "step", lambda: steps.append(step()) or steps[-1])
+    loop.step()
+    assert len(steps) == 3
+
+
+def test_the_parts_of_a_minibatch_hold_each_sequence_once() -> None:
+    config = train_config(
+        objective={"name": "gdc"}, batch_size=60, optim={"micro_batch_tokens": 40}
+    )
+    loop = assembled(config)
+    samples = loop.score(loop.roll_out(torch.Generator().manual_seed(0)))
+    signals = {"row": torch.arange(60), "token": samples.tokens}
+    parts = list(loop.parts(samples, signals))
+    assert len(parts) > 1
+    assert sorted(torch.cat([part.signals["row"] for part in parts]).tolist()) == list(range(60))
+    for part in parts:
+        assert torch.equal(part.distinct.tokens[part.place], part.samples.tokens)
+        assert torch.equal(part.signals["token"], part.samples.tokens)
+        assert part.samples.texts == [samples.texts[row] for row in part.signals["row"].tolist()]

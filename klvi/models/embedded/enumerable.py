@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import string
 
 import torch
@@ -13,6 +14,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 END_OF_TEXT = "<|endoftext|>"
 WIDTH, LAYERS, HEADS = 64, 2, 8
 ENTROPY_SHARE = 0.5
+MOST_PREFIXES = 700
 
 
 def enumerable_lm(
@@ -45,7 +47,9 @@ def _config(letters: int, length: int) -> GPT2Config:
     """Random weights that an adapter can move anywhere.
 
     Tied embeddings would make every token prefer itself, the end token after the start first of
-    all; larger weights make attention so peaked that it never looks at some letters.
+    all. Smaller weights give features in which neighbouring sequences hardly differ, so that a
+    jagged reward takes several times the updates; larger ones make attention so peaked that it
+    never looks at some letters.
     """
     return GPT2Config(
         vocab_size=letters + 1,
@@ -53,7 +57,7 @@ def _config(letters: int, length: int) -> GPT2Config:
         n_embd=WIDTH,
         n_layer=LAYERS,
         n_head=HEADS,
-        initializer_range=0.1,
+        initializer_range=0.2,
         tie_word_embeddings=False,
         resid_pdrop=0.0,
         embd_pdrop=0.0,
@@ -70,8 +74,8 @@ def _set_entropy(model: GPT2LMHeadModel, letters: int, length: int) -> None:
     Entropy need not fall monotonically with the scale, but it is the maximum's at 0 and far below
     half of it at the upper end, so bisection ends at a crossing.
     """
-    # Lengths above 4 would cost 6^length prefixes; the temperature found on shorter ones is near.
-    depth = min(length, 4)
+    # The temperature found on shorter sequences is near, where all prefixes would be too many.
+    depth = min(length, max(1, int(math.log(MOST_PREFIXES, letters))))
     hidden = _prefix_states(model, letters, depth)
     maximum = torch.log(torch.tensor(float(sum(letters**k for k in range(depth)) + letters**depth)))
     low, high = 0.0, 64.0
