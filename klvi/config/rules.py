@@ -6,6 +6,7 @@ import ast
 import re
 import string
 from collections.abc import Iterator, Mapping, Set
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ def broken_rules(command: str, raw: Mapping[str, Any], wrong: Set[str]) -> Itera
     yield from _required(command, values)
     yield from _run_folder(values)
     yield from _model(values)
+    yield from _engine(values)
     if command in {"train", "eval", "verify"}:
         yield from _enumeration(values)
     for prefix in _rewards(values):
@@ -76,6 +78,14 @@ def run_folder_problem(folder: Path) -> str | None:
 
 def _model(values: Values) -> Iterator[str]:
     yield from _local_model("model.path", values.get("model.path"))
+
+
+def _engine(values: Values) -> Iterator[str]:
+    if values.get("rollout.engine") == "vllm" and find_spec("vllm") is None:
+        yield (
+            "rollout.engine=vllm: vLLM is not installed; pip install 'klvi[vllm]', or use "
+            "rollout.engine=torch"
+        )
 
 
 def _enumeration(values: Values) -> Iterator[str]:

@@ -14,6 +14,7 @@ from klvi.models.scoring import left_padding
 from klvi.samples import distinct_rows
 
 COMPACT_BELOW = 0.75
+Decoder = Callable[..., "Decoded"]
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from klvi.config.schema import LoraSection
 from klvi.errors import UserError
+from klvi.models.decoding import Decoder, decode
 from klvi.models.lora import fuse_lora, merged_weight
 from klvi.models.prior import Prior, quiet_transformers
 
@@ -50,12 +51,16 @@ class Policy:
 
     One set of base weights serves both: the prior is the policy with its adapter off. The adapter
     starts at zero, so that every log-ratio is 0 before the first update.
+
+    Attributes:
+        decoder: what samples from the model; klvi's own `decode` unless it is replaced.
     """
 
     def __init__(self, prior: Prior, lora: LoraSection | None = None, seed: int = 0) -> None:
         self.prior = prior
         self.adapted: PeftModel | None = None
         self.value_head: ValueHead | None = None
+        self.decoder: Decoder = decode
         self._seed = seed
         if lora is not None:
             with torch.random.fork_rng(devices=[]), quiet_transformers():
@@ -68,6 +73,16 @@ class Policy:
     def model(self) -> PreTrainedModel:
         """The base model with the adapter's layers in place."""
         return self.prior.model
+
+    @property
+    def scores_while_decoding(self) -> bool:
+        """Whether decoding's log-probabilities are those that training will compute.
+
+        Not in lower precision than float32, step by step as decoding goes, nor in an engine whose
+        kernels round in their own way.
+        """
+        low = self.model.dtype in {torch.bfloat16, torch.float16}
+        return self.decoder is decode and not low
 
     @property
     def device(self) -> torch.device:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from klvi.models.decoding import Decoded, decode
+from klvi.models.decoding import Decoded
 from klvi.models.policy import Policy
 from klvi.models.scoring import (
     Completions,
@@ -69,7 +69,7 @@ def draw(
             batch = prompts[start : start + batch_size]
             prompt_tokens, prompt_lengths = policy.prior.encode(batch)
             policy.prior.check_length(prompt_tokens.shape[1], max_new_tokens)
-            decoded = decode(
+            decoded = policy.decoder(
                 model,
                 prompt_tokens,
                 prompt_lengths,
@@ -117,16 +117,17 @@ def rescore(
 ) -> Samples:
     """The samples with `log_prior`.
 
-    With `distributions` also `log_policy`, `entropy` and `kl` from a pass of the policy as it is
-    now. A policy in lower precision than float32 is always scored again: what decoding said of a
-    token, step by step, is then not what training will say.
+    Where decoding did not say what training will say, also with `log_policy` and the value head's
+    `values`, from a pass of the policy as it is now; with `distributions` in any case, and with
+    `entropy` and `kl` besides.
     """
-    again = distributions or policy.model.dtype in {torch.bfloat16, torch.float16}
-    fresh: dict[str, Any] = {"log_prior": torch.zeros_like(samples.log_prior)}
-    if again:
-        fresh["log_policy"] = torch.zeros_like(samples.log_policy)
-    if distributions:
-        fresh |= {name: torch.zeros_like(samples.log_policy) for name in ("entropy", "kl")}
+    again = distributions or not policy.scores_while_decoding
+    if policy.is_prior and not again:
+        return replace(samples, log_prior=samples.log_policy)
+    names = ["log_prior", *(["log_policy"] if again else [])]
+    names += ["values"] if again and policy.value_head is not None else []
+    names += ["entropy", "kl"] if distributions else []
+    fresh: dict[str, Any] = {name: torch.zeros_like(samples.log_policy) for name in names}
     first, place = samples.distinct()
     for batch in token_batches(samples.lengths[first], samples.prompt_tokens.shape[1], budget):
         rows = first[batch]
@@ -148,6 +149,8 @@ def _scores(
     if again:
         current = prior if policy.is_prior else next_tokens(policy.model, batch)
         scores["log_policy"] = token_log_probs(current.logits, tokens)
+        if policy.value_head is not None:
+            scores["values"] = policy.value_head(current.hidden)
         if distributions:
             scores["entropy"] = token_entropy(current.logits)
             scores["kl"] = token_kl(current.logits, prior.logits)

@@ -23,6 +23,7 @@ from klvi.models.prior import load_prior
 from klvi.objectives import build_objective
 from klvi.prompts import load_prompts
 from klvi.rewards import build_reward
+from klvi.samplers.vllm import VLLMDecoder
 from klvi.targets import build_target
 from klvi.tracking import Output, Tracker, build_tracker, exact_entries, flatten, warning
 from klvi.training.checkpoint import Checkpoints
@@ -53,9 +54,14 @@ def assemble_evaluator(config: MeasureConfig, *, adapted: bool) -> Evaluator:
     prior = load_prior(config.model, device)
     longest = prior.encode(prompts.prompts)[0].shape[1]
     prior.check_length(longest, config.rollout.max_new_tokens)
+    policy = Policy(prior, config.lora if adapted else None, config.seed)
+    if config.rollout.engine == "vllm":
+        policy.decoder = VLLMDecoder(
+            prior, longest + config.rollout.max_new_tokens, config.rollout.engine_memory
+        )
     return Evaluator(
         config=config,
-        policy=Policy(prior, config.lora if adapted else None, config.seed),
+        policy=policy,
         target=build_target(config.target, config.beta),
         reward=reward,
         prompts=prompts,

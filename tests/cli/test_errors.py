@@ -45,6 +45,13 @@ Klvi = Callable[..., subprocess.CompletedProcess[str]]
             ],
         ),
         (["eval", "run=none", "seed=-1"], ["run=none: no such folder"]),
+        (
+            ["train", "-m", "objective=kl,gdc", "rollout.engine=vllm"],
+            [
+                "rollout.engine=vllm: vLLM is not installed; pip install 'klvi[vllm]', or use "
+                "rollout.engine=torch"
+            ],
+        ),
         (["sample", "n=0"], ["n=0: must be a whole number, at least 1"]),
         (["export"], ["out: is missing; give the folder to write, as in out=DIR"]),
         (["resume"], ["run: is missing; give the run's folder, as in run=runs/kl/DIR"]),

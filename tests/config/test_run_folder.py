@@ -125,6 +125,7 @@ def test_a_config_of_other_times(run: Path) -> None:
         check("eval", parse([f"run={run}"]))
     assert caught.value.problems == (
         f"run={run}: its config.yaml: rollout.temperature: unknown key; rollout has "
-        "max_new_tokens, batch_size, micro_batch_tokens, samples_per_prompt",
+        "max_new_tokens, batch_size, micro_batch_tokens, samples_per_prompt, engine, "
+        "engine_memory",
         f"run={run}: its config.yaml: beta: is missing; give a number, greater than 0",
     )
