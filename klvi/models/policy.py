@@ -23,6 +23,7 @@ from klvi.config.schema import LoraSection
 from klvi.errors import UserError
 from klvi.models.decoding import Decoder, decode
 from klvi.models.lora import fuse_lora, merged_weight
+from klvi.models.packing import computing_with, pack, packable
 from klvi.models.prior import Prior, quiet_transformers
 
 
@@ -62,6 +63,7 @@ class Policy:
         self.value_head: ValueHead | None = None
         self.decoder: Decoder = decode
         self._seed = seed
+        self._packed_head: Tensor | None = None
         if lora is not None:
             with torch.random.fork_rng(devices=[]), quiet_transformers():
                 torch.manual_seed(seed)
@@ -142,6 +144,22 @@ class Policy:
         finally:
             for layer, original in zip(layers, originals, strict=True):
                 layer.weight.data = original
+
+    @contextmanager
+    def packed(self) -> Iterator[None]:
+        """Inside `merged`, on a CPU: large layers laid out for the few rows of decoding.
+
+        The output embedding, which no adapter changes, stays laid out for the next rollout.
+        """
+        head = self.model.get_output_embeddings()
+        layers = [layer for layer in packable(self.model.modules()) if layer is not head]
+        if self._packed_head is None and packable([head]):
+            self._packed_head = pack(head)
+        weights = {layer: pack(layer) for layer in layers}
+        if self._packed_head is not None:
+            weights[head] = self._packed_head
+        with computing_with(weights):
+            yield
 
     @contextmanager
     def recomputing(self, wanted: bool = True) -> Iterator[None]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from klvi.models.decoding import Decoded
+from klvi.models.decoding import Decoded, decode
+from klvi.models.packing import LEAST_STEPS
 from klvi.models.policy import Policy
 from klvi.models.scoring import (
     Completions,
@@ -64,7 +66,8 @@ def draw(
     if not prompts:
         raise ValueError("no prompts to complete")
     parts = []
-    with policy.merged() as model:
+    pays = policy.decoder is decode and max_new_tokens >= LEAST_STEPS
+    with policy.merged() as model, policy.packed() if pays else nullcontext():
         for start in range(0, len(prompts), batch_size):
             batch = prompts[start : start + batch_size]
             prompt_tokens, prompt_lengths = policy.prior.encode(batch)
