@@ -163,6 +163,8 @@ def test_a_model_that_the_engine_refuses(policy: Policy, engine: ModuleType) -> 
     )
 
 
+# The warnings are those of the libraries that vLLM brings along.
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
 def test_vllm_itself_samples_the_tiny_prior() -> None:
     policy = Policy(load_prior(ModelConfig(name="tiny")), LoraSection())
