@@ -152,11 +152,10 @@ class Policy:
         The output embedding, which no adapter changes, stays laid out for the next rollout.
         """
         head = self.model.get_output_embeddings()
-        layers = [layer for layer in packable(self.model.modules()) if layer is not head]
-        if self._packed_head is None and packable([head]):
-            self._packed_head = pack(head)
-        weights = {layer: pack(layer) for layer in layers}
-        if self._packed_head is not None:
+        layers = packable(self.model.modules())
+        weights = {layer: pack(layer) for layer in layers if layer is not head}
+        if head in layers:
+            self._packed_head = pack(head) if self._packed_head is None else self._packed_head
             weights[head] = self._packed_head
         with computing_with(weights):
             yield

@@ -1,4 +1,4 @@
-"""Decoding by vLLM, which is faster than klvi's own loop on a GPU; an optional extra.
+"""Decoding by vLLM, an engine made for GPUs; an optional extra.
 
 The engine lives in this process and holds a copy of the model into which the policy's merged
 weights are written before each rollout. Its kernels round differently, so that its own
@@ -24,7 +24,7 @@ SEEDS = 2**31
 
 
 class VLLMDecoder:
-    """Completes prompts as `klvi.models.decoding.decode` does, `log_probs` and `values` left 0."""
+    """Completes prompts as `klvi.models.decoding.decode` does; `log_probs` are 0, `values` None."""
 
     def __init__(self, prior: Prior, longest: int, memory: float) -> None:
         """Start an engine for the prior's architecture.
