@@ -91,9 +91,10 @@ class LoraSection(Section):
 
 
 class OptimSection(Section):
-    """AdamW and its schedule."""
+    """The optimizer and its schedule."""
 
     lr: Annotated[float, Field(ge=0)] = 1e-3
+    algorithm: Literal["adamw", "muon"] = "adamw"
     schedule: Literal["linear", "constant", "cosine"] = "linear"
     warmup: Annotated[int, Field(ge=0)] = 0
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -254,10 +255,11 @@ class KLObjective(PPOSection):
 
 
 class GDCObjective(Section):
-    """Forward KL to the target by KL-adaptive distributional policy gradients."""
+    """Forward KL to the target by distributional policy gradients."""
 
     name: Literal["gdc"]
-    proposal: Literal["policy", "adaptive"] = "policy"
+    proposal: Literal["policy", "adaptive", "mixture"] = "policy"
+    prior_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
     baseline: bool = True
     divergence: Literal["kl", "tv"] = "kl"
     epochs: Annotated[int, Field(ge=1)] = 1

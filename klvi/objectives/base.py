@@ -68,12 +68,17 @@ class Objective(ABC):
     needs_values: bool = False
     adaptive_proposal: bool = False
 
+    def prior_rows(self, count: int) -> int:
+        """How many of a rollout's `count` completions are drawn from the prior."""
+        return 0
+
     @abstractmethod
     def signals(self, samples: Samples, log_target: Tensor) -> tuple[Signals, Statistics]:
         """What the loss needs of a scored rollout, computed once.
 
         Args:
-            samples: N samples with reward.
+            samples: N samples with reward. Their `log_policy` is that of the policy or proposal,
+                also where the prior made them.
             log_target: `(N,)` log P(x), unnormalised, nats per sequence; -inf is allowed.
 
         Returns:

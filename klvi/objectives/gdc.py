@@ -2,6 +2,7 @@
 
 Khalifa, Elsahar and Dymetman 2021 (arXiv 2012.11635), algorithm 1 (KL-adaptive DPG), with the
 baseline of Korbak et al. 2022 (arXiv 2206.00761) and a running estimate of log Z per prompt.
+Samples may come in part from the prior (a defensive mixture, Hesterberg 1995).
 """
 
 from __future__ import annotations
@@ -68,7 +69,12 @@ class RunningLogZ:
 
 
 class GDC(Objective):
-    """Distributional policy gradient towards the target, on-policy or from an adaptive proposal."""
+    """Distributional policy gradient towards the target.
+
+    Samples are the policy's own, those of an earlier policy (`adaptive`), or a `mixture` of the
+    policy's and the prior's. A policy that has lost a rare sequence seldom draws it again; in the
+    mixture it comes up as often as the prior has it.
+    """
 
     name = "gdc"
 
@@ -80,9 +86,14 @@ class GDC(Objective):
         self.log_z = RunningLogZ()
         self._gain = 0.0
 
+    def prior_rows(self, count: int) -> int:
+        """`prior_share` of a mixture's `count` completions, none of other proposals'."""
+        return int(self.config.prior_share * count) if self.config.proposal == "mixture" else 0
+
     def signals(self, samples: Samples, log_target: Tensor) -> tuple[Signals, Statistics]:
         """Normalised importance weights `(N,)`; none where every weight of the rollout is zero."""
-        log_weights = log_target.double() - samples.log_policy_sequence.double()
+        log_proposal = self._log_proposal(samples)
+        log_weights = log_target.double() - log_proposal.double()
         log_z = self.log_z.update(log_weights, samples.prompts)
         ess = effective_sample_size(log_weights)
         statistics = {
@@ -95,7 +106,22 @@ class GDC(Objective):
         weights = torch.where(torch.isneginf(log_weights), -torch.inf, log_weights - log_z).exp()
         # Where a prompt's Z is still 0, its samples say nothing of where the target's mass is.
         known = torch.isfinite(log_z)
-        return {"weights": weights.float(), "known": known}, statistics
+        signals = {"weights": weights.float(), "known": known, "log_proposal": log_proposal}
+        return signals, statistics
+
+    def _log_proposal(self, samples: Samples) -> Tensor:
+        """`(N,)` log q of the whole rollout, nats per sequence.
+
+        The balance heuristic (Veach and Guibas 1995): every sample is weighed by the mixture, also
+        where it is known which part made it.
+        """
+        share = self.prior_rows(len(samples)) / len(samples)
+        if share == 0.0:
+            return samples.log_policy_sequence
+        return torch.logaddexp(
+            samples.log_policy_sequence + math.log1p(-share),
+            samples.log_prior_sequence + math.log(share),
+        )
 
     def loss(
         self, prediction: Prediction, samples: Samples, signals: Signals, totals: Totals
@@ -108,7 +134,7 @@ class GDC(Objective):
         log_policy = prediction.log_policy.sum(1)
         baseline = torch.zeros_like(log_policy)
         if self.config.baseline:
-            ratio = (log_policy.detach() - samples.log_policy_sequence).exp()
+            ratio = (log_policy.detach() - signals["log_proposal"]).exp()
             baseline = torch.where(signals["known"], ratio, baseline)
         loss = dpg_loss(log_policy, signals["weights"], baseline) / totals.sequences
         return loss, {"loss/policy_avg": loss.item()}

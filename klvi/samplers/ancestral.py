@@ -164,9 +164,11 @@ def _scores(
 def log_policy_of(policy: Policy, samples: Samples, budget: int | None = None) -> Tensor:
     """`(N, T)` log π of given samples under the policy as it is now, nats per token."""
     log_policy = torch.zeros_like(samples.log_policy)
-    for rows in token_batches(samples.lengths, samples.prompt_tokens.shape[1], budget):
+    first, place = samples.distinct()
+    for batch in token_batches(samples.lengths[first], samples.prompt_tokens.shape[1], budget):
+        rows = first[batch]
         part = samples.select(rows).compact()
         view = next_tokens(policy.model, completions(part))
         values = view.unpack(token_log_probs(view.logits, part.tokens[view.mask]))
         log_policy[rows, : values.shape[1]] = values
-    return log_policy
+    return log_policy[first][place]

@@ -6,7 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -117,10 +117,29 @@ class Loop:
         return 1.0 if update + 1 >= steps else (update + 1) / steps
 
     def roll_out(self, generator: torch.Generator) -> Samples:
-        """The next prompts, completed by the policy, or by the proposal where there is one."""
+        """The next prompts, completed by the policy, or by the proposal where there is one.
+
+        Last come the completions that the objective wants of the prior, of prompts spread evenly
+        over the batch.
+        """
         prompts = self.prompts.batch(self.update, self.config.batch_size)
+        others = self.objective.prior_rows(len(prompts))
+        if not others:
+            return self._complete(prompts, self.proposal, generator)
+        for_policy, for_prior = dealt(prompts, others)
+        samples = self._complete(for_policy, self.proposal, generator)
+        from_prior = self._complete(for_prior, self.policy.zero_adapter(), generator)
+        budget = self.config.rollout.micro_batch_tokens
+        with self.timed("prior"), self.policy.with_adapter(self.proposal):
+            log_policy = log_policy_of(self.policy, from_prior, budget)
+        return Samples.concatenate([samples, replace(from_prior, log_policy=log_policy)])
+
+    def _complete(
+        self, prompts: list[str], adapter: list[Tensor] | None, generator: torch.Generator
+    ) -> Samples:
+        """Completions of the policy with `adapter` (None: as it is), scored by it and the prior."""
         settings = self.config.rollout
-        with self.policy.with_adapter(self.proposal):
+        with self.policy.with_adapter(adapter):
             with self.timed("rollout"):
                 samples = draw(
                     self.policy,
@@ -237,6 +256,8 @@ class Loop:
         self, samples: Samples, statistics: Statistics, elapsed: float, share: float
     ) -> Record:
         tokens = int(samples.lengths.sum())
+        own = len(samples) - self.objective.prior_rows(len(samples))
+        samples = samples.select(torch.arange(own, device=samples.lengths.device))
         record: Record = {
             "update": self.update,
             "episode": self.update * self.config.batch_size,
@@ -251,6 +272,16 @@ class Loop:
             "tokens_per_second": tokens / elapsed,
         }
         return record | {f"time/{stage}": value for stage, value in self._timings.items()}
+
+
+def dealt(prompts: list[str], others: int) -> tuple[list[str], list[str]]:
+    """The prompts parted in two, `others` of them, evenly spread, in the second part."""
+    count = len(prompts)
+    second = [(row + 1) * others // count > row * others // count for row in range(count)]
+    return (
+        [prompt for prompt, chosen in zip(prompts, second, strict=True) if not chosen],
+        [prompt for prompt, chosen in zip(prompts, second, strict=True) if chosen],
+    )
 
 
 def _select(signals: Signals, rows: Tensor, length: int | None = None) -> Signals:

@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import AdamW, Muon, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
 from klvi.config.schema import OptimSection
+from klvi.models.policy import Policy
 
 BETA1 = 0.9
 
 
 class Optimisation:
-    """AdamW over the trained parameters, with a schedule that ends at 0 (or is constant).
+    """The optimizer over a policy's weights, with a schedule that ends at 0 (or is constant).
 
     A learning rate that decays to 0 matters at the target, where advantages are pure noise.
     """
 
-    def __init__(self, parameters: list[nn.Parameter], config: OptimSection, updates: int) -> None:
-        self.parameters = parameters
+    def __init__(self, policy: Policy, config: OptimSection, updates: int) -> None:
+        self.parameters = policy.parameters()
         self.max_grad_norm = config.max_grad_norm
-        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
-            parameters,
-            lr=config.lr,
-            betas=(BETA1, config.beta2),
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
+        self.optimizer = _optimizer(policy, config)
         self.scheduler: LambdaLR = get_scheduler(
             config.schedule,
             self.optimizer,
@@ -54,6 +51,57 @@ class Optimisation:
             self.optimizer.step()
         self.optimizer.zero_grad()
         return norm
+
+
+class JointOptimizer(Optimizer):
+    """Several optimizers that step as one, each on parameter groups of its own.
+
+    Groups and state are shared with the parts, so that a schedule, a checkpoint or accelerate sees
+    a single optimizer.
+    """
+
+    def __init__(self, parts: list[Optimizer]) -> None:
+        self._parts = parts
+        super().__init__([group for part in parts for group in part.param_groups], {})
+        self._share()
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step of each part."""
+        for part in self._parts:
+            part.step()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """As `load_state_dict` ends: the parts go on from the state and the groups it brought."""
+        super().__setstate__(state)
+        self._share()
+
+    def _share(self) -> None:
+        groups = iter(self.param_groups)
+        for part in self._parts:
+            part.state = self.state
+            part.param_groups = [next(groups) for _ in part.param_groups]
+
+
+def _optimizer(policy: Policy, config: OptimSection) -> Optimizer:
+    """AdamW over all weights, or Muon over the adapter's matrices and AdamW over the value head.
+
+    Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) moves every matrix equally far in
+    all its directions, so that a reward's finer structure, whose gradients are small, is learned
+    as fast as the rest; scaled to AdamW's step as in Liu et al. 2025 (arXiv 2502.16982).
+    """
+    adapter = policy.adapter_parameters()
+    matrices = adapter if config.algorithm == "muon" else []
+    others = [p for p in policy.parameters() if not any(p is matrix for matrix in matrices)]
+    decay = config.weight_decay
+    parts: list[Optimizer] = []
+    if matrices:
+        parts.append(
+            Muon(matrices, lr=config.lr, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
+        )
+    if others:
+        betas = (BETA1, config.beta2)
+        parts.append(AdamW(others, lr=config.lr, betas=betas, weight_decay=decay, fused=True))
+    return parts[0] if len(parts) == 1 else JointOptimizer(parts)
 
 
 def _backward(loss: Tensor) -> None:

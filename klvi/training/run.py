@@ -80,7 +80,7 @@ def assemble_loop(config: TrainConfig, evaluator: Evaluator) -> Loop:
         target=evaluator.target,
         reward=evaluator.reward,
         prompts=evaluator.prompts,
-        optimisation=Optimisation(evaluator.policy.parameters(), config.optim, config.updates),
+        optimisation=Optimisation(evaluator.policy, config.optim, config.updates),
     )
 
 

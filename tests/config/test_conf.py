@@ -23,7 +23,7 @@ NEEDS = {
 NEEDS_COMMAND = {"export": ["out=out"], "pretrain": ["out=out"]}
 FILES = sorted(CONF_DIRECTORY.rglob("*.yaml"))
 CHOICES = [file.relative_to(CONF_DIRECTORY).with_suffix("") for file in FILES]
-GROUP_CHOICES = [choice for choice in CHOICES if choice.parent != Path()]
+GROUP_CHOICES = [choice for choice in CHOICES if len(choice.parts) == 2]
 COMMANDS = sorted(str(choice) for choice in CHOICES if choice.parent == Path())
 
 
@@ -72,6 +72,19 @@ def test_every_experiment_runs_quickly_with_every_objective(
     assert (config.objective.name, config.updates) == (objective, 3)
 
 
+def test_an_experiment_may_add_to_one_objective() -> None:
+    """`experiment/objective/NAME_OBJECTIVE.yaml` is read with both; what the user says wins."""
+    chosen = ("experiment=enumerable", "objective=gdc")
+    assert composed("train", *chosen).objective.proposal == "mixture"
+    assert composed("train", *chosen, "objective.proposal=policy").objective.proposal == "policy"
+    assert composed("train", "objective=gdc").objective.proposal == "policy"
+    for choice in CHOICES:
+        if choice.parent == Path("experiment/objective"):
+            experiment, _, objective = choice.name.rpartition("_")
+            assert experiment in names("experiment")
+            assert objective in names("objective")
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_yaml_and_schema_have_the_same_keys(command: str) -> None:
     """What the YAML lacks could not be set, and what the schema lacks would be refused."""
@@ -103,7 +116,11 @@ def test_every_file_opens_with_the_command_that_runs_it(file: Path, folder: Path
     opening = next(line for line in file.read_text().splitlines() if "@package" not in line)
     assert opening.startswith("# klvi "), opening
     choice = file.relative_to(CONF_DIRECTORY).with_suffix("")
-    asked = f"{choice.parent}={choice.name}" if choice.parent != Path() else f"klvi {choice}"
+    if choice.parent == Path("experiment/objective"):
+        experiment, _, objective = choice.name.rpartition("_")
+        asked = f"experiment={experiment} objective={objective}"
+    else:
+        asked = f"{choice.parent}={choice.name}" if choice.parent != Path() else f"klvi {choice}"
     assert asked in opening
 
 

@@ -218,14 +218,21 @@ def test_export_keeps_what_is_there(workplace: Workplace, finished: Path) -> Non
     assert "exists and is not empty; choose a new folder" in result.stderr
 
 
-@pytest.mark.parametrize("objective", ["kl", "gdc"])
+@pytest.mark.parametrize(
+    "choices",
+    [
+        ["objective=kl"],
+        ["objective=kl", "optim.algorithm=muon"],
+        ["objective=gdc", "objective.proposal=adaptive"],
+        ["objective=gdc", "objective.proposal=mixture", "optim.algorithm=muon"],
+    ],
+    ids=" ".join,
+)
 def test_a_killed_run_resumes_to_the_same_numbers(
-    objective: str, tmp_path: Path, installed_klvi: Path
+    choices: list[str], tmp_path: Path, installed_klvi: Path
 ) -> None:
     work = Workplace(tmp_path, installed_klvi)
-    options = [f"objective={objective}", "updates=6"]
-    if objective == "gdc":
-        options.append("objective.proposal=adaptive")
+    options = [*choices, "updates=6"]
     whole = work.train(*options, run="whole")
     killed = work.train(*options, function="dies", run="killed", code=-signal.SIGKILL)
     assert not (killed / "summary.json").exists()

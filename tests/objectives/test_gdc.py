@@ -93,6 +93,31 @@ def test_the_baseline_takes_out_the_mean() -> None:
         assert_close(log_policy.grad.sum(0)[0], torch.tensor(expected), atol=1e-6, rtol=0)
 
 
+def test_a_mixture_weighs_every_sample_by_both_of_its_parts() -> None:
+    samples = made_samples([2, 3, 4, 1])
+    objective = made_gdc(proposal="mixture", prior_share=0.25)
+    assert [objective.prior_rows(count) for count in (4, 3, 8)] == [1, 0, 2]
+    signals, statistics = objective.signals(samples, samples.log_prior_sequence)
+    policy, prior = samples.log_policy_sequence.exp(), samples.log_prior_sequence.exp()
+    proposal = 0.75 * policy + 0.25 * prior
+    assert_close(signals["log_proposal"].exp(), proposal)
+    assert_close(signals["weights"], (prior / proposal) / (prior / proposal).mean())
+    # Nothing is weighed by more than the inverse of the prior's share.
+    assert statistics["gdc/log_z"] <= math.log(4)
+    log_policy = samples.log_policy.clone().requires_grad_()
+    prediction = Prediction(log_policy, None, samples.mask)
+    loss, _ = objective.loss(prediction, samples, signals, Totals(4, 10))
+    loss.backward()
+    assert log_policy.grad is not None
+    assert_close(log_policy.grad[:, 0], (policy / proposal - signals["weights"]) / 4)
+
+
+def test_a_rollout_too_small_for_a_mixture_is_the_policys_own() -> None:
+    samples = made_samples([2])
+    signals, _ = made_gdc(proposal="mixture").signals(samples, samples.log_prior_sequence)
+    assert_close(signals["log_proposal"], samples.log_policy_sequence)
+
+
 @pytest.mark.parametrize("divergence", ["kl", "tv"])
 def test_the_proposal_is_renewed_when_the_policy_is_nearer(divergence: str) -> None:
     samples = made_samples([3] * 50)

@@ -10,8 +10,9 @@ from torch.testing import assert_close
 
 from klvi.config.schema import TrainConfig
 from klvi.objectives import Signals, Statistics
+from klvi.samplers.ancestral import log_policy_of
 from klvi.samples import Samples
-from klvi.training.loop import Loop
+from klvi.training.loop import Loop, dealt
 from klvi.training.run import assemble_evaluator, assemble_loop
 
 
@@ -93,6 +94,32 @@ def test_every_pass_over_a_rollout_is_a_step(
     monkeypatch.setattr(loop.optimisation, "step", lambda: steps.append(step()) or steps[-1])
     loop.step()
     assert len(steps) == 3
+
+
+def test_a_mixtures_rollout_has_its_share_of_the_prior() -> None:
+    """The prior's half comes last, knows both log-probabilities, and is not in the record."""
+    objective = {"name": "gdc", "proposal": "mixture", "prior_share": 0.5}
+    loop = assembled(train_config(objective=objective, batch_size=4000))
+    disturb(loop.policy, 0.6)
+    samples = loop.roll_out(torch.Generator().manual_seed(0))
+    assert len(samples) == 4000
+    assert_close(samples.log_policy, log_policy_of(loop.policy, samples), atol=1e-4, rtol=0)
+    with loop.policy.as_prior():
+        assert_close(samples.log_prior, log_policy_of(loop.policy, samples), atol=1e-4, rtol=0)
+    log_ratio = (samples.log_policy - samples.log_prior).sum(1)
+    # KL(π‖π0) > 0 > −KL(π0‖π), each many standard errors from 0.
+    for half, sign in ((log_ratio[:2000], 1), (log_ratio[2000:], -1)):
+        assert sign * half.mean() > 8 * half.std() / 2000**0.5
+    record = loop.step()
+    assert record["objective/kl"] == pytest.approx(log_ratio[:2000].mean().item(), rel=0.2)
+
+
+def test_the_prompts_of_a_mixture_are_dealt_evenly() -> None:
+    prompts = [str(row) for row in range(10)]
+    assert dealt(prompts, 5) == (prompts[::2], prompts[1::2])
+    policy, prior = dealt(prompts, 3)
+    assert prior == ["3", "6", "9"]
+    assert sorted(policy + prior) == prompts
 
 
 def test_the_parts_of_a_minibatch_hold_each_sequence_once() -> None:

@@ -119,7 +119,7 @@ def train_with_klvi(
         target=build_target(config.target, config.beta),
         reward=LetterReward(),
         prompts=PromptStream([""]),
-        optimisation=Optimisation(policy.parameters(), config.optim, config.updates),
+        optimisation=Optimisation(policy, config.optim, config.updates),
     )
     loop.rollouts = rollouts
     records: list[Record] = []
