@@ -12,6 +12,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from klvi.config.compose import Composer
+from klvi.config.validation import spelled
 
 
 def parse_overrides(words: Sequence[str], hydra: Composer) -> tuple[list[Override], list[str]]:
@@ -66,8 +67,9 @@ class Sweep:
 
 
 def _parts(override: str) -> tuple[str, str]:
-    key, _, value = override.partition("=")
-    return key.lstrip("+"), value
+    """Key and value, the value without Hydra's quotes and escapes."""
+    parsed = OverridesParser.create().parse_override(override)
+    return parsed.key_or_group, spelled(parsed.value())
 
 
 def sweep_of(overrides: Sequence[Override]) -> Sweep:

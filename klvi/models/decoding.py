@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,6 @@ from klvi.models.scoring import left_padding
 from klvi.samples import distinct_rows
 
 COMPACT_BELOW = 0.75
-Decoder = Callable[..., "Decoded"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,24 @@ class Decoded:
     ended: Tensor
     log_probs: Tensor
     values: Tensor | None
+
+
+class Decoder(Protocol):
+    """What completes prompts; see `decode`, which is klvi's own."""
+
+    def __call__(
+        self,
+        model: PreTrainedModel,
+        prompt_tokens: Tensor,
+        prompt_lengths: Tensor,
+        *,
+        max_new_tokens: int,
+        stop_token_ids: tuple[int, ...],
+        generator: torch.Generator,
+        value_of: Callable[[Tensor], Tensor] | None = None,
+    ) -> Decoded:
+        """Samples at temperature 1, nothing truncated."""
+        ...
 
 
 @torch.no_grad()

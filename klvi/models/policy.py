@@ -152,7 +152,12 @@ class Policy:
         The output embedding, which no adapter changes, stays laid out for the next rollout.
         """
         head = self.model.get_output_embeddings()
-        layers = packable(self.model.modules())
+        idle = {
+            matrix
+            for layer in self._lora_layers
+            for matrix in (*layer.lora_A.values(), *layer.lora_B.values())
+        }
+        layers = packable(module for module in self.model.modules() if module not in idle)
         weights = {layer: pack(layer) for layer in layers if layer is not head}
         if head in layers:
             self._packed_head = pack(head) if self._packed_head is None else self._packed_head

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -35,7 +36,10 @@ def print_sweep(directory: Path, jobs: Sequence[Mapping[str, str]], output: Outp
     """
     summaries = [read_summary(directory / str(number)) for number in range(len(jobs))]
     output.print("")
-    output.terminal.print(sweep_table(jobs, summaries), width=_width(output.terminal))
+    if not output.terminal.is_terminal:
+        # A file has no width to respect.
+        output.terminal.width = max(output.terminal.width, FILE_WIDTH)
+    output.terminal.print(sweep_table(jobs, summaries))
     for index, summary in enumerate(summaries):
         if summary.get("reason"):
             output.print(Text(f"job {index}: {printable(str(summary['reason']))}", style="red"))
@@ -58,18 +62,18 @@ def sweep_table(jobs: Sequence[Mapping[str, str]], summaries: Sequence[Mapping[s
     """A row per job: what is its own, how it ended, its last evaluation (nats per sequence)."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
     table.add_column("job", justify="right", no_wrap=True)
-    keys = list(jobs[0]) if jobs else []
-    for key in keys:
+    own = {key: _shortened([job[key] for job in jobs]) for key in (jobs[0] if jobs else {})}
+    for key in own:
         table.add_column(Text(key), overflow="fold", min_width=4)
     table.add_column("status", no_wrap=True)
     for heading in (*COLUMNS, "time"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for index, (values, summary) in enumerate(zip(jobs, summaries, strict=True)):
+    for index, summary in enumerate(summaries):
         status = str(summary["status"])
         seconds = summary.get("seconds")
         table.add_row(
             str(index),
-            *(Text(values[key]) for key in keys),
+            *(Text(values[index]) for values in own.values()),
             Text(status, style="green" if status == FINISHED else "bold red"),
             *(_value(summary, name) for name in COLUMNS.values()),
             "" if seconds is None else duration(seconds),
@@ -77,9 +81,12 @@ def sweep_table(jobs: Sequence[Mapping[str, str]], summaries: Sequence[Mapping[s
     return table
 
 
-def _width(terminal: Console) -> int:
-    """A file has no width to respect."""
-    return terminal.width if terminal.is_terminal else max(terminal.width, FILE_WIDTH)
+def _shortened(values: Sequence[str]) -> list[str]:
+    """Without the folder, or the file, that all of them are in."""
+    parts = [re.split("(?<=[/:])", value) for value in values]
+    columns = zip(*(part[:-1] for part in parts), strict=False)
+    shared = len(list(itertools.takewhile(lambda column: len(set(column)) == 1, columns)))
+    return ["".join(part[shared:]) for part in parts]
 
 
 def _value(summary: Mapping[str, Any], name: str) -> str:

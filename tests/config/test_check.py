@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from klvi.config import check as check_module
+from klvi.config.compose import composer
+from klvi.config.overrides import parse_overrides, sweep_of
 
 Problems = Callable[..., list[str]]
 
@@ -231,6 +233,14 @@ def test_a_sweep_is_checked_in_every_combination(problems: Problems) -> None:
     found = problems("train", "-m", "objective=kl,gdc,dpo", "target=posterior,constraint", "lr=1")
     expected = ["lr=1e-4", "target=constraint", "objective=dpo"]
     assert found == [ONE_PROBLEM[override] for override in expected]
+
+
+def test_a_sweeps_values_are_named_as_the_user_means_them() -> None:
+    with composer("train") as hydra:
+        overrides, _ = parse_overrides(["reward.text='a: b',c", "seed=1", "beta=0.1,3e-5"], hydra)
+        jobs = sweep_of(overrides).varying()
+    assert jobs[0] == {"reward.text": "a: b", "beta": "0.1"}
+    assert jobs[3] == {"reward.text": "c", "beta": "3e-05"}
 
 
 def test_a_huge_sweep_is_checked_value_by_value(

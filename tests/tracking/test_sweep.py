@@ -66,3 +66,20 @@ def test_the_reason_of_a_failure_stands_below(tmp_path: Path) -> None:
     write(tmp_path / "0", {"status": "failed", "reason": "a\x1b[31m b", "metrics": {}})
     _, rows = printed(tmp_path, [{}])
     assert ["job", "0:", "a\\x1b[31m", "b"] in rows
+
+
+def test_values_are_told_apart_without_what_they_share(tmp_path: Path) -> None:
+    for index in range(2):
+        write(tmp_path / str(index), SUMMARY)
+    functions = [f"/home/someone/a/long/way/score.py:{name}" for name in ("short", "loud")]
+    jobs = [{"reward.function": function, "beta": "0.1"} for function in functions]
+    _, rows = printed(tmp_path, jobs)
+    for index, name in enumerate(("short", "loud")):
+        assert any(row[:3] == [str(index), name, "0.1"] for row in rows)
+
+
+def test_a_file_is_written_wide(tmp_path: Path) -> None:
+    write(tmp_path / "0", SUMMARY)
+    file = io.StringIO()
+    print_sweep(tmp_path, [{"key": "v" * 45}], Output(Console(file=file, width=80)))
+    assert "v" * 45 in file.getvalue()

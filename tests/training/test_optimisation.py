@@ -75,10 +75,8 @@ def test_the_schedule_reaches_all_parts() -> None:
         )
         before = [p.detach().clone() for p in optimisation.parameters]
         step(optimisation, done)
-        moved = [
-            float((p - q).detach().norm()) for p, q in zip(before, optimisation.parameters, strict=True)
-        ]
-        assert min(moved) > 0
+        for old, new in zip(before, optimisation.parameters, strict=True):
+            assert not torch.equal(old, new)
     step(optimisation, 10)
     last = [p.detach().clone() for p in optimisation.parameters]
     step(optimisation, 11)
