@@ -89,14 +89,16 @@ class Samples:
 
         return Samples(**{f.name: pick(getattr(self, f.name)) for f in fields(self)})
 
-    def distinct(self) -> tuple[Tensor, Tensor]:
-        """The first row `(U,)` of each sequence that occurs, and which of them `(N,)` each is.
+    def distinct_inputs(self) -> tuple[Tensor, Tensor]:
+        """The first row `(U,)` with each input to a model, and which of them `(N,)` each row has.
 
-        A model says the same of equal sequences: what it said of the rows `first` holds at
-        `[place]` for all. Collapsed policies and small spaces repeat themselves a lot.
+        The last token is no input: a model's view of the rows `first` serves, at `[place]`, all.
+        Collapsed policies and small spaces repeat themselves a lot.
         """
+        places = torch.arange(self.tokens.shape[1], device=self.lengths.device)
+        inputs = torch.where(places < self.lengths[:, None] - 1, self.tokens, 0)
         lengths = torch.stack([self.prompt_lengths, self.lengths], 1)
-        return distinct_rows(torch.cat([lengths, self.prompt_tokens, self.tokens], 1))
+        return distinct_rows(torch.cat([lengths, self.prompt_tokens, inputs], 1))
 
     def compact(self) -> Samples:
         """The same samples without columns that are padding in every row."""

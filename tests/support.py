@@ -13,7 +13,7 @@ from torch import Tensor
 
 from klvi.config.schema import TrainConfig
 from klvi.models.policy import Policy
-from klvi.models.scoring import Completions, next_tokens, token_log_probs
+from klvi.models.scoring import Completions, next_tokens
 from klvi.samples import Samples
 
 torch.set_num_threads(1)
@@ -39,8 +39,7 @@ class Enumeration:
     def log_probs(self, policy: Policy) -> Tensor:
         """`(S,)` log π(x) with gradient."""
         view = next_tokens(policy.model, self.completions)
-        tokens = self.completions.tokens[view.mask]
-        return view.unpack(token_log_probs(view.logits, tokens)).double().sum(1)
+        return view.log_probs(self.completions.tokens).double().sum(1)
 
     def log_probs_prior(self, policy: Policy) -> Tensor:
         """`(S,)` log π0(x)."""

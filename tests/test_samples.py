@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import torch
 from support import made_samples
 from torch.testing import assert_close
@@ -39,12 +41,21 @@ def test_concatenation_pads_to_the_longest() -> None:
 def test_equal_sequences_are_found() -> None:
     samples = made_samples([2, 3, 1])
     repeated = samples.select(torch.tensor([1, 0, 1, 2, 0, 0]))
-    first, place = repeated.distinct()
+    first, place = repeated.distinct_inputs()
     assert sorted(first.tolist()) == [0, 1, 3]
     assert torch.equal(repeated.tokens[first][place], repeated.tokens)
     assert torch.equal(repeated.lengths[first][place], repeated.lengths)
 
 
+def test_the_last_token_is_no_input() -> None:
+    samples = made_samples([3, 3, 2, 2, 3])
+    tokens = torch.tensor([[1, 2, 0], [1, 2, 3], [1, 0, 9], [1, 3, 7], [1, 0, 2]])
+    first, place = replace(samples, tokens=tokens).distinct_inputs()
+    assert place[0] == place[1]
+    assert place[2] == place[3]
+    assert len(first) == 3
+
+
 def test_where_all_sequences_differ_each_stands_for_itself() -> None:
-    first, place = made_samples([2, 3, 1]).distinct()
+    first, place = made_samples([2, 3, 1]).distinct_inputs()
     assert first.tolist() == place.tolist() == [0, 1, 2]

@@ -23,6 +23,7 @@ from klvi.errors import UserError
 from klvi.models.activations import fuse_activations
 from klvi.models.embedded import enumerable_lm, tiny_path
 from klvi.models.embedded.tokenizer import unknown_characters
+from klvi.samples import distinct_rows
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,11 @@ class Prior:
             )
         width = max(map(len, encoded.values()))
         padding = [self.stop_token_ids[0]] * width
-        padded = {prompt: (padding + row)[-width:] for prompt, row in encoded.items()}
-        tokens = torch.tensor([padded[prompt] for prompt in prompts], device=self.device)
-        lengths = torch.tensor([len(encoded[prompt]) for prompt in prompts], device=self.device)
-        return tokens, lengths
+        padded = [(padding + row)[-width:] for row in encoded.values()]
+        place = {prompt: number for number, prompt in enumerate(encoded)}
+        rows = torch.tensor([place[prompt] for prompt in prompts], device=self.device)
+        lengths = torch.tensor(list(map(len, encoded.values())), device=self.device)
+        return torch.tensor(padded, device=self.device)[rows], lengths[rows]
 
     def _encode_one(self, prompt: str) -> list[int]:
         if not prompt:
@@ -81,16 +83,15 @@ class Prior:
 
     def decode(self, tokens: Tensor, lengths: Tensor) -> list[str]:
         """The texts of completions `(N, T)` of `lengths` `(N,)`, without special tokens."""
-        pairs = zip(tokens.tolist(), lengths.tolist(), strict=True)
-        rows = [tuple(row[:length]) for row, length in pairs]
-        distinct = list(dict.fromkeys(rows))
+        real = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
+        first, place = distinct_rows(torch.cat([lengths[:, None], tokens * real], 1))
+        pairs = zip(tokens[first].tolist(), lengths[first].tolist(), strict=True)
         texts = self.tokenizer.batch_decode(
-            [list(row) for row in distinct],
+            [row[:length] for row, length in pairs],
             skip_special_tokens=True,
             clean_up_tokenization_spaces=False,
         )
-        text_of = dict(zip(distinct, texts, strict=True))
-        return [text_of[row] for row in rows]
+        return [texts[number] for number in place.tolist()]
 
     def check_length(self, prompt_tokens: int, new_tokens: int) -> None:
         """Raises UserError where prompt and completion do not fit the model's context."""

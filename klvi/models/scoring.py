@@ -42,20 +42,41 @@ class Completions:
 
 @dataclass(frozen=True)
 class NextTokens:
-    """The model's view at every completion token; n = sum of the lengths, in row-major order.
+    """The model's view at every completion token, m = sum of the lengths, in row-major order.
 
     Attributes:
         logits: `(n, V)`, float32 at least.
         hidden: `(n, H)`, what the output embedding reads.
-        mask: `(N, T)` bool with n True entries.
+        mask: `(N, T)` bool with m True entries.
+        rows: `(m,)` which of the n views each completion token is at; None where m = n, in order.
     """
 
     logits: Tensor
     hidden: Tensor
     mask: Tensor
+    rows: Tensor | None = None
 
-    def unpack(self, values: Tensor) -> Tensor:
-        """`(n,)` to `(N, T)`, 0 in padded places; differentiable."""
+    def of(self, place: Tensor | None) -> NextTokens:
+        """The view of other completions, of which each has the inputs of the one at `place`.
+
+        Inputs are all tokens but the last. None stands for the completions themselves.
+        """
+        if place is None:
+            return self
+        index = self.mask.long().reshape(-1).cumsum(0).sub(1).view_as(self.mask)
+        mask = self.mask[place]
+        return NextTokens(self.logits, self.hidden, mask, index[place][mask])
+
+    def log_probs(self, tokens: Tensor) -> Tensor:
+        """`(N, T)` log-probabilities, nats per token, of completions `(N, T)`; differentiable."""
+        return self._unpack(token_log_probs(self.logits, tokens[self.mask], self.rows))
+
+    def per_token(self, values: Tensor) -> Tensor:
+        """What is said of the views `(n,)` at every completion token `(N, T)`; differentiable."""
+        return self._unpack(values if self.rows is None else values[self.rows])
+
+    def _unpack(self, values: Tensor) -> Tensor:
+        """`(m,)` to `(N, T)`, 0 in padded places."""
         return torch.zeros(
             self.mask.shape, dtype=values.dtype, device=values.device
         ).masked_scatter(self.mask, values)
@@ -124,30 +145,40 @@ def next_tokens(model: PreTrainedModel, completions: Completions) -> NextTokens:
     return NextTokens(precise, captured[0], mask)
 
 
-def token_log_probs(logits: Tensor, tokens: Tensor) -> Tensor:
-    """`(n,)` log-probabilities, nats per token, of `tokens` `(n,)` under `logits` `(n, V)`."""
-    log_probs: Tensor = _SelectedLogSoftmax.apply(logits, tokens)
+def token_log_probs(logits: Tensor, tokens: Tensor, rows: Tensor | None = None) -> Tensor:
+    """`(m,)` log-probabilities, nats per token, of `tokens` `(m,)` under `logits` `(n, V)`.
+
+    Token i is that of `rows[i]`; None where m = n, in order.
+    """
+    log_probs: Tensor = _SelectedLogSoftmax.apply(logits, tokens, rows)
     return log_probs
 
 
 class _SelectedLogSoftmax(torch.autograd.Function):
-    """log softmax at one token a row; autograd of the formula would make five `(n, V)` tensors."""
+    """log softmax at some tokens; autograd of the formula would make five `(n, V)` tensors."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, tokens: Tensor) -> Tensor:
-        log_total = torch.cat([logits[rows].logsumexp(1) for rows in _parts(logits)])
-        ctx.save_for_backward(logits, tokens, log_total)
+    def forward(ctx: Any, logits: Tensor, tokens: Tensor, rows: Tensor | None) -> Tensor:
+        log_total = torch.cat([logits[part].logsumexp(1) for part in _parts(logits)])
+        ctx.save_for_backward(logits, tokens, log_total, rows)
+        if rows is not None:
+            return logits[rows, tokens] - log_total[rows]
         return logits.gather(1, tokens[:, None]).squeeze(1) - log_total
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        logits, tokens, log_total = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        logits, tokens, log_total, rows = ctx.saved_tensors
+        total = gradient
+        if rows is not None:
+            total = torch.zeros_like(log_total).index_add_(0, rows, gradient)
         result = torch.empty_like(logits)
-        for rows in _parts(logits):
-            torch.sub(logits[rows], log_total[rows, None], out=result[rows])
-            result[rows].exp_().mul_(-gradient[rows, None])
-        return result.scatter_add_(1, tokens[:, None], gradient[:, None]), None
+        for part in _parts(logits):
+            torch.sub(logits[part], log_total[part, None], out=result[part])
+            result[part].exp_().mul_(-total[part, None])
+        if rows is not None:
+            return result.index_put_((rows, tokens), gradient, accumulate=True), None, None
+        return result.scatter_add_(1, tokens[:, None], gradient[:, None]), None, None
 
 
 def token_entropy(logits: Tensor) -> Tensor:

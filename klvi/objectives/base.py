@@ -31,12 +31,6 @@ class Prediction:
     mask: Tensor
     entropy: Tensor | None = None
 
-    def at(self, rows: Tensor) -> Prediction:
-        """The prediction for `rows` `(m,)`, of which one may be named more than once."""
-        values = None if self.values is None else self.values[rows]
-        entropy = None if self.entropy is None else self.entropy[rows]
-        return Prediction(self.log_policy[rows], values, self.mask[rows], entropy)
-
 
 @dataclass(frozen=True)
 class Totals:

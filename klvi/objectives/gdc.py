@@ -48,11 +48,11 @@ class RunningLogZ:
 
         A prompt none of whose samples has had weight yet has log Z = −inf.
         """
-        rows: dict[str, list[int]] = {}
-        for row, prompt in enumerate(prompts):
-            rows.setdefault(prompt, []).append(row)
+        numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
+        place = torch.tensor([numbers[prompt] for prompt in prompts], device=log_weights.device)
         log_z = torch.empty_like(log_weights)
-        for prompt, members in rows.items():
+        for prompt, number in numbers.items():
+            members = (place == number).nonzero()[:, 0]
             log_sum = float(log_weights[members].logsumexp(0))
             self._count[prompt] = self._count.get(prompt, 0) + len(members)
             self._log_sum[prompt] = _log_add(self._log_sum.get(prompt, -math.inf), log_sum)

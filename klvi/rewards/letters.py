@@ -19,7 +19,8 @@ class Letters:
 
     def __call__(self, texts: Sequence[str], prompts: Sequence[str]) -> list[float]:
         """Score N completions: at least 0 each."""
-        return [self._score(text) for text in texts]
+        scores = {text: self._score(text) for text in dict.fromkeys(texts)}
+        return [scores[text] for text in texts]
 
     def _score(self, text: str) -> float:
         places = [string.ascii_lowercase.find(word[0].lower()) + 1 for word in text.split()]

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from klvi.models.decoding import Decoded, decode
 from klvi.models.packing import LEAST_STEPS
 from klvi.models.policy import Policy
 from klvi.models.scoring import (
     Completions,
+    NextTokens,
     next_tokens,
     token_batches,
     token_entropy,
     token_kl,
-    token_log_probs,
 )
 from klvi.samples import Samples
 
@@ -107,11 +108,39 @@ def _unscored(
     )
 
 
-def completions(samples: Samples) -> Completions:
-    """What of `samples` a model scores."""
-    return Completions(
-        samples.prompt_tokens, samples.prompt_lengths, samples.tokens, samples.lengths
-    )
+@dataclass(frozen=True)
+class Pass:
+    """What one forward pass covers: n of the samples, whose inputs it computes once each.
+
+    Attributes:
+        rows: `(n,)` which of the samples.
+        inputs: U completions that differ in what a model is given of them.
+        place: `(n,)` which of `inputs` each sample's are; None where U = n, in order.
+    """
+
+    rows: Tensor
+    inputs: Completions
+    place: Tensor | None
+
+    def view(self, model: PreTrainedModel) -> NextTokens:
+        """What the model says of the n samples."""
+        return next_tokens(model, self.inputs).of(self.place)
+
+
+def passes(samples: Samples, budget: int | None = None) -> Iterator[Pass]:
+    """All samples, once, in passes of at most `budget` tokens; None for what suits the device."""
+    first, place = samples.distinct_inputs()
+    for batch in token_batches(samples.lengths[first], samples.prompt_tokens.shape[1], budget):
+        chosen = first[batch]
+        part = samples.select(chosen).compact()
+        inputs = Completions(part.prompt_tokens, part.prompt_lengths, part.tokens, part.lengths)
+        if len(first) == len(samples):
+            yield Pass(chosen, inputs, None)
+            continue
+        order = torch.full_like(first, -1)
+        order[batch] = torch.arange(len(batch), device=batch.device)
+        rows = (order[place] >= 0).nonzero()[:, 0]
+        yield Pass(rows, inputs, order[place[rows]])
 
 
 @torch.no_grad()
@@ -131,44 +160,37 @@ def rescore(
     names += ["values"] if again and policy.value_head is not None else []
     names += ["entropy", "kl"] if distributions else []
     fresh: dict[str, Any] = {name: torch.zeros_like(samples.log_policy) for name in names}
-    first, place = samples.distinct()
-    for batch in token_batches(samples.lengths[first], samples.prompt_tokens.shape[1], budget):
-        rows = first[batch]
-        part = samples.select(rows).compact()
-        for name, value in _scores(policy, part, again, distributions).items():
-            fresh[name][rows, : value.shape[1]] = value
-    return replace(samples, **{name: value[first][place] for name, value in fresh.items()})
+    for batch in passes(samples, budget):
+        for name, value in _scores(policy, samples, batch, again, distributions).items():
+            fresh[name][batch.rows, : value.shape[1]] = value
+    return replace(samples, **fresh)
 
 
 def _scores(
-    policy: Policy, samples: Samples, again: bool, distributions: bool
+    policy: Policy, samples: Samples, batch: Pass, again: bool, distributions: bool
 ) -> dict[str, Tensor]:
-    """The `(n, T)` fields that `rescore` renews, of a part that fits into one pass."""
-    batch = completions(samples)
+    """The `(n, T)` fields that `rescore` renews, of the samples of one pass."""
     with policy.as_prior() as model:
-        prior = next_tokens(model, batch)
-    tokens = samples.tokens[prior.mask]
-    scores = {"log_prior": token_log_probs(prior.logits, tokens)}
+        prior = batch.view(model)
+    tokens = samples.tokens[batch.rows, : prior.mask.shape[1]]
+    scores = {"log_prior": prior.log_probs(tokens)}
     if again:
-        current = prior if policy.is_prior else next_tokens(policy.model, batch)
-        scores["log_policy"] = token_log_probs(current.logits, tokens)
+        current = prior if policy.is_prior else batch.view(policy.model)
+        scores["log_policy"] = current.log_probs(tokens)
         if policy.value_head is not None:
-            scores["values"] = policy.value_head(current.hidden)
+            scores["values"] = current.per_token(policy.value_head(current.hidden))
         if distributions:
-            scores["entropy"] = token_entropy(current.logits)
-            scores["kl"] = token_kl(current.logits, prior.logits)
-    return {name: prior.unpack(value) for name, value in scores.items()}
+            scores["entropy"] = current.per_token(token_entropy(current.logits))
+            scores["kl"] = current.per_token(token_kl(current.logits, prior.logits))
+    return scores
 
 
 @torch.no_grad()
 def log_policy_of(policy: Policy, samples: Samples, budget: int | None = None) -> Tensor:
     """`(N, T)` log π of given samples under the policy as it is now, nats per token."""
     log_policy = torch.zeros_like(samples.log_policy)
-    first, place = samples.distinct()
-    for batch in token_batches(samples.lengths[first], samples.prompt_tokens.shape[1], budget):
-        rows = first[batch]
-        part = samples.select(rows).compact()
-        view = next_tokens(policy.model, completions(part))
-        values = view.unpack(token_log_probs(view.logits, part.tokens[view.mask]))
-        log_policy[rows, : values.shape[1]] = values
-    return log_policy[first][place]
+    for batch in passes(samples, budget):
+        width = batch.inputs.tokens.shape[1]
+        values = batch.view(policy.model).log_probs(samples.tokens[batch.rows, :width])
+        log_policy[batch.rows, :width] = values
+    return log_policy

@@ -15,11 +15,11 @@ from torch import Tensor
 from klvi.config.schema import TrainConfig
 from klvi.errors import UserError
 from klvi.models.policy import Policy
-from klvi.models.scoring import next_tokens, token_batches, token_entropy, token_log_probs
+from klvi.models.scoring import token_entropy
 from klvi.objectives.base import Objective, Prediction, Signals, Statistics, Totals
 from klvi.rewards.base import Reward
 from klvi.rewards.scoring import score
-from klvi.samplers.ancestral import completions, draw, log_policy_of, rescore
+from klvi.samplers.ancestral import Pass, draw, log_policy_of, passes, rescore
 from klvi.samples import Samples
 from klvi.targets.base import Target
 from klvi.training.optimisation import Optimisation
@@ -34,14 +34,12 @@ class Part:
     """What one forward pass learns from.
 
     Attributes:
-        distinct: the sequences, each once: a model says the same of equal ones.
-        place: `(n,)` which of `distinct` each of `samples` is.
-        samples: all n sequences.
+        batch: the pass.
+        samples: the n sequences that it covers.
         signals: the objective's, of `samples`.
     """
 
-    distinct: Samples
-    place: Tensor
+    batch: Pass
     samples: Samples
     signals: Signals
 
@@ -179,7 +177,7 @@ class Loop:
         totals = Totals(sum(map(len, lengths)), sum(int(each.sum()) for each in lengths))
         sums: dict[str, float] = defaultdict(float)
         for part in parts:
-            prediction = self.predict(part.distinct, entropy=entropy).at(part.place)
+            prediction = self.predict(part, entropy=entropy)
             loss, statistics = self.objective.loss(prediction, part.samples, part.signals, totals)
             self.optimisation.backward(loss)
             if prediction.entropy is not None:
@@ -197,29 +195,21 @@ class Loop:
 
     def parts(self, samples: Samples, signals: Signals) -> Iterator[Part]:
         """A minibatch cut into what one forward pass takes, `optim.micro_batch_tokens`."""
-        first, place = samples.distinct()
-        width, budget = samples.prompt_tokens.shape[1], self.config.optim.micro_batch_tokens
-        for batch in token_batches(samples.lengths[first], width, budget):
-            order = torch.full_like(first, -1)
-            order[batch] = torch.arange(len(batch), device=batch.device)
-            members = (order[place] >= 0).nonzero()[:, 0]
-            chosen = samples.select(members).compact()
-            yield Part(
-                distinct=samples.select(first[batch]).compact(),
-                place=order[place[members]],
-                samples=chosen,
-                signals=_select(signals, members, chosen.tokens.shape[1]),
-            )
+        for batch in passes(samples, self.config.optim.micro_batch_tokens):
+            chosen = samples.select(batch.rows).compact()
+            yield Part(batch, chosen, _select(signals, batch.rows, chosen.tokens.shape[1]))
 
-    def predict(self, samples: Samples, *, entropy: bool) -> Prediction:
+    def predict(self, part: Part, *, entropy: bool) -> Prediction:
         """One forward pass for the policy's log-probabilities and, with a value head, values."""
         with self.policy.recomputing(self.config.optim.gradient_checkpointing):
-            view = next_tokens(self.policy.model, completions(samples))
-        log_policy = token_log_probs(view.logits, samples.tokens[view.mask])
+            view = part.batch.view(self.policy.model)
         head = self.policy.value_head
-        values = None if head is None else view.unpack(head(view.hidden))
-        entropies = view.unpack(token_entropy(view.logits.detach())) if entropy else None
-        return Prediction(view.unpack(log_policy), values, view.mask, entropies)
+        return Prediction(
+            log_policy=view.log_probs(part.samples.tokens),
+            values=None if head is None else view.per_token(head(view.hidden)),
+            mask=view.mask,
+            entropy=view.per_token(token_entropy(view.logits.detach())) if entropy else None,
+        )
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

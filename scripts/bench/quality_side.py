@@ -22,7 +22,7 @@ from klvi.config.compose import composer, to_config
 from klvi.config.schema import EnumerableModelConfig, TrainConfig
 from klvi.metrics.exact import enumerate_sequences
 from klvi.models.policy import Policy
-from klvi.models.scoring import Completions, next_tokens, token_log_probs
+from klvi.models.scoring import Completions, next_tokens
 from klvi.rewards import build_reward
 from klvi.rewards.scoring import score
 from klvi.training.run import assemble_evaluator, assemble_loop
@@ -69,8 +69,7 @@ def exact_kl(policy: Policy, config: TrainConfig) -> Callable[[], float]:
 
     def log_probs() -> torch.Tensor:
         view = next_tokens(policy.model, completions)
-        tokens = sequences.tokens[view.mask]
-        return view.unpack(token_log_probs(view.logits.double(), tokens)).sum(1)
+        return view.log_probs(sequences.tokens).double().sum(1)
 
     texts = policy.prior.decode(sequences.tokens, sequences.lengths)
     reward = score(build_reward(config.reward, "cpu"), texts, [""] * count, update=0).double()

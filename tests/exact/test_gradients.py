@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from klvi.models.policy import Policy
-from klvi.models.scoring import next_tokens, token_log_probs
+from klvi.models.scoring import next_tokens
 from klvi.objectives.gdc import dpg_loss
 from klvi.objectives.ppo import clipped_policy_loss, generalised_advantages, penalised_rewards
 
@@ -35,7 +35,7 @@ class Exact:
 
         def score() -> Tensor:
             view = next_tokens(self.policy.model, batch)
-            return view.unpack(token_log_probs(view.logits, batch.tokens[view.mask]))
+            return view.log_probs(batch.tokens)
 
         if not prior:
             return score()

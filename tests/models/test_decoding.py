@@ -4,7 +4,7 @@ from torch.testing import assert_close
 
 from klvi.models.decoding import Decoded, decode, sample_tokens
 from klvi.models.policy import Policy
-from klvi.models.scoring import Completions, next_tokens, token_log_probs
+from klvi.models.scoring import Completions, next_tokens
 
 
 def run(policy: Policy, prompts: torch.Tensor, lengths: torch.Tensor, seed: int = 0) -> Decoded:
@@ -30,7 +30,7 @@ def test_captured_log_probs_are_those_of_scoring(policy: Policy) -> None:
     decoded = run(policy, prompts, lengths)
     batch = Completions(prompts, lengths, decoded.tokens, decoded.lengths)
     view = next_tokens(policy.model, batch)
-    scored = view.unpack(token_log_probs(view.logits, decoded.tokens[view.mask]))
+    scored = view.log_probs(decoded.tokens)
     assert_close(decoded.log_probs, scored, atol=3e-5, rtol=0)
 
 
@@ -103,7 +103,7 @@ def test_values_are_read_at_each_prefix(policy: Policy) -> None:
     view = next_tokens(policy.model, Completions(prompts, lengths, decoded.tokens, decoded.lengths))
     assert decoded.values is not None
     assert decoded.values.abs().sum() > 0
-    assert_close(decoded.values, view.unpack(head(view.hidden)), atol=3e-5, rtol=1e-5)
+    assert_close(decoded.values, view.per_token(head(view.hidden)), atol=3e-5, rtol=1e-5)
 
 
 def test_tokens_follow_their_probabilities_and_the_impossible_never_comes() -> None:

@@ -21,7 +21,7 @@ def test_log_probs_are_those_of_a_plain_forward_pass(
     disturb(policy)
     batch = enumeration.completions
     view = next_tokens(policy.model, batch)
-    ours = view.unpack(token_log_probs(view.logits, batch.tokens[view.mask]))
+    ours = view.log_probs(batch.tokens)
     inputs = torch.cat([batch.prompt_tokens, batch.tokens], 1)
     plain = policy.model(input_ids=inputs).logits[:, :-1].log_softmax(-1)
     expected = plain.gather(2, batch.tokens[..., None]).squeeze(-1) * batch.mask
@@ -43,7 +43,7 @@ def test_left_padding_changes_no_number(policy: Policy) -> None:
     prompts = torch.tensor([[4, 0, 1], [4, 4, 2]])
     both = Completions(prompts, torch.tensor([3, 2]), tokens, lengths)
     view = next_tokens(policy.model, both)
-    padded = view.unpack(token_log_probs(view.logits, tokens[view.mask]))
+    padded = view.log_probs(tokens)
     for row, start in ((0, 0), (1, 1)):
         alone = Completions(
             prompts[row : row + 1, start:],
@@ -52,7 +52,7 @@ def test_left_padding_changes_no_number(policy: Policy) -> None:
             lengths[[row]],
         )
         single = next_tokens(policy.model, alone)
-        log_probs = single.unpack(token_log_probs(single.logits, alone.tokens[single.mask]))
+        log_probs = single.log_probs(alone.tokens)
         assert_close(padded[[row]], log_probs, atol=2e-6, rtol=1e-5)
 
 
@@ -108,6 +108,19 @@ def test_log_probs_and_gradients_are_those_of_log_softmax(monkeypatch: pytest.Mo
     monkeypatch.setattr(scoring, "CPU_PART", 10**6)
     assert_close(whole[0], token_entropy(logits))
     assert_close(whole[1], token_kl(logits, logits.flip(0)[:, [0, 2, 1, 3, 4]]), equal_nan=True)
+
+
+def test_log_probs_of_views_that_tokens_share() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(4, 5, dtype=torch.float64, generator=generator)
+    rows, tokens = torch.tensor([0, 0, 2, 3, 3, 3]), torch.tensor([1, 4, 2, 0, 0, 3])
+    weight = torch.randn(6, dtype=torch.float64, generator=generator)
+    shared, spread = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    found, expected = token_log_probs(shared, tokens, rows), plain_log_probs(spread[rows], tokens)
+    (found * weight).sum().backward()
+    (expected * weight).sum().backward()
+    assert_close(found, expected)
+    assert_close(shared.grad, spread.grad)
 
 
 def plain_log_probs(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:

@@ -44,7 +44,7 @@ def test_sequences_that_repeat_count_as_often_as_they_occur(
         objective={"name": objective}, batch_size=256, optim={"micro_batch_tokens": 100}
     )
     together, statistics = gradients(assembled(config), monkeypatch)
-    monkeypatch.setattr(Samples, "distinct", all_apart)
+    monkeypatch.setattr(Samples, "distinct_inputs", all_apart)
     apart, expected = gradients(assembled(config), monkeypatch)
     assert len(together) == len(apart) > 0
     for ours, plain in zip(together, apart, strict=True):
@@ -133,6 +133,7 @@ def test_the_parts_of_a_minibatch_hold_each_sequence_once() -> None:
     assert len(parts) > 1
     assert sorted(torch.cat([part.signals["row"] for part in parts]).tolist()) == list(range(60))
     for part in parts:
-        assert torch.equal(part.distinct.tokens[part.place], part.samples.tokens)
+        inputs, place = part.batch.inputs.tokens, part.batch.place
+        assert torch.equal(inputs[place][:, :-1], part.samples.tokens[:, :-1])
         assert torch.equal(part.signals["token"], part.samples.tokens)
         assert part.samples.texts == [samples.texts[row] for row in part.signals["row"].tolist()]

@@ -25,7 +25,7 @@ from klvi.objectives import Prediction, build_objective
 from klvi.samplers.ancestral import rescore, sample
 from klvi.samples import Samples
 from klvi.targets import build_target
-from klvi.training.loop import Loop, Record
+from klvi.training.loop import Loop, Part, Record
 from klvi.training.optimisation import Optimisation
 from klvi.training.ppo import SharedTrunkPPOTrainer, ppo_config
 from klvi.training.prompt_stream import PromptStream
@@ -50,9 +50,9 @@ class SeparateValueLoop(Loop):
         with torch.no_grad():
             return replace(samples, values=self.values(samples))
 
-    def predict(self, samples: Samples, *, entropy: bool) -> Prediction:
-        prediction = super().predict(samples, entropy=entropy)
-        return replace(prediction, values=self.values(samples))
+    def predict(self, part: Part, *, entropy: bool) -> Prediction:
+        prediction = super().predict(part, entropy=entropy)
+        return replace(prediction, values=self.values(part.samples))
 
 
 class SeparateValues(nn.Module):
