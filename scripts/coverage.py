@@ -30,6 +30,7 @@ from klvi.targets.base import Target
 from klvi.training.enumeration import ExactEvaluator
 from klvi.training.loop import Loop
 from klvi.training.run import assemble_evaluator, assemble_loop
+from klvi.verification.estimates import holds
 
 UPDATES = (0, 8, 80)
 TARGETS = {
@@ -120,11 +121,19 @@ def coverage(loop: Loop, exact: ExactEvaluator, samples: int, repetitions: int) 
         if metric is None:
             refused[name] += 1
         elif isinstance(value, float):
-            held[name].append(metric.low - 1e-9 <= value <= metric.high + 1e-9)
+            held[name].append(holds(metric, value))
     cells = {name: f"{100 * sum(hits) / len(hits):.1f}" for name, hits in held.items()}
     for name, count in refused.items():
         cells[name] = f"{cells.get(name, '—')} ({100 * count / repetitions:.0f})"
     return cells
+
+
+def within(columns: dict[str, dict[str, str]]) -> str:
+    """How many of the shares lie between 92 and 98%."""
+    cells = [cell.split()[0] for column in columns.values() for cell in column.values()]
+    shares = [float(cell) for cell in cells if cell != "—"]
+    inside = sum(92 <= share <= 98 for share in shares)
+    return f"{inside} of {len(shares)} between 92 and 98%"
 
 
 def main() -> None:
@@ -152,6 +161,7 @@ def main() -> None:
     for name in names:
         cells = [column.get(name, "—") for column in columns.values()]
         print("| " + " | ".join([name.removeprefix("eval/"), *cells]) + " |")
+    print(f"\n{within(columns)}")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def run(config: VerifyConfig, context: Context) -> int:
         raise UserError(f"out={out}: exists and is not empty; choose a new folder")
 
     from klvi.tracking import Output
-    from klvi.verification import claim_table
+    from klvi.verification import claim_tables
 
     started = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
@@ -33,7 +33,8 @@ def run(config: VerifyConfig, context: Context) -> int:
     output.copy_to(out / LOG)
     trained = _train(config, out, output)
     claims = list(_claims(config, trained))
-    output.print(claim_table(claims))
+    for part in claim_tables(claims):
+        output.print(part)
     _plot(config, trained, out / PLOT)
     failed = sum(not claim.passed for claim in claims)
     verdict = f"{failed} of {len(claims)} claims failed" if failed else f"{len(claims)} claims hold"

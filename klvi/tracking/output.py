@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-LOG_WIDTH = 100
+LOG_WIDTH, FILE_WIDTH = 100, 120
 
 
 class Output:
@@ -15,6 +15,9 @@ class Output:
 
     def __init__(self, terminal: Console | None = None) -> None:
         self.terminal = terminal or Console(highlight=False, markup=False, emoji=False)
+        if not self.terminal.is_terminal:
+            # A file or a pipe has no width to respect.
+            self.terminal.width = max(self.terminal.width, FILE_WIDTH)
         self._log: Path | None = None
 
     @property

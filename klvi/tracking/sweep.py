@@ -18,7 +18,6 @@ from klvi.tracking.output import Output
 from klvi.tracking.progress import duration
 from klvi.tracking.tables import PREFIX, number, printable
 
-FILE_WIDTH = 120
 COLUMNS = {
     "reward": "reward",
     "KL\n(π‖π0)": "kl_prior",
@@ -36,9 +35,6 @@ def print_sweep(directory: Path, jobs: Sequence[Mapping[str, str]], output: Outp
     """
     summaries = [read_summary(directory / str(number)) for number in range(len(jobs))]
     output.print("")
-    if not output.terminal.is_terminal:
-        # A file has no width to respect.
-        output.terminal.width = max(output.terminal.width, FILE_WIDTH)
     output.terminal.print(sweep_table(jobs, summaries))
     for index, summary in enumerate(summaries):
         if summary.get("reason"):

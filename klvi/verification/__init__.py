@@ -1,6 +1,6 @@
 """`klvi verify`: what theory says, held against what this installation measures."""
 
-from klvi.verification.claim import Claim, claim_table
+from klvi.verification.claim import Claim, claim_tables
 from klvi.verification.controls import negative_controls
 from klvi.verification.dissociation import double_dissociation
 from klvi.verification.estimates import Calibration, calibrations, estimators
@@ -15,7 +15,7 @@ __all__ = [
     "Space",
     "Trained",
     "calibrations",
-    "claim_table",
+    "claim_tables",
     "double_dissociation",
     "estimators",
     "identities",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from rich import box
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -21,18 +23,17 @@ class Claim:
     passed: bool
 
 
-def claim_table(claims: Iterable[Claim]) -> Table:
-    """A row per claim: claim, what theory says, what was measured, pass or fail."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("claim", "theory", "measured"):
-        table.add_column(heading, overflow="fold")
-    table.add_column("", no_wrap=True)
-    section = None
-    for claim in claims:
-        if claim.section != section:
-            section = claim.section
-            table.add_row(Text(section, style="bold blue"))
-        verdict = Text("pass", style="green") if claim.passed else Text("FAIL", style="bold red")
-        cells = (f"  {claim.name}", claim.theory, claim.measured)
-        table.add_row(*(Text(cell) for cell in cells), verdict)
-    return table
+def claim_tables(claims: Iterable[Claim]) -> Iterator[RenderableType]:
+    """Every section's title and its table: claim, what theory says, what was measured, verdict."""
+    for section, members in itertools.groupby(claims, lambda claim: claim.section):
+        yield Text(f"\n{section}", style="bold blue")
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for heading in ("claim", "theory", "measured"):
+            table.add_column(heading, overflow="fold")
+        table.add_column("", no_wrap=True)
+        for claim in members:
+            verdict = (
+                Text("pass", style="green") if claim.passed else Text("FAIL", style="bold red")
+            )
+            table.add_row(Text(claim.name), Text(claim.theory), Text(claim.measured), verdict)
+        yield table

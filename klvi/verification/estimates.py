@@ -22,7 +22,7 @@ SHARES = (0.0, 0.5, 1.0)
 # the probability ERROR.
 COVERAGE, ERROR = 0.92, 1e-5
 # Of what a metric is computed from in float32; an interval is a point where all samples agree.
-ROUNDING = 1e-5
+ROUNDING = 1e-6
 LOWER, UPPER = "eval/log_z_lower", "eval/log_z_upper"
 SANDWICH = "log_z_lower ≤ log Z ≤ log_z_upper"
 
@@ -88,7 +88,7 @@ def _claim(name: str, found: Sequence[Calibration]) -> Claim | None:
             if isinstance(metric, Unavailable):
                 refused += 1
             else:
-                hits.append(_holds(metric, exact))
+                hits.append(holds(metric, exact))
     if not hits:
         return None
     low, high = min(truths), max(truths)
@@ -128,7 +128,8 @@ def _gap(below: object, above: object) -> float | None:
     return None
 
 
-def _holds(metric: Measurement, exact: float) -> bool:
+def holds(metric: Measurement, exact: float) -> bool:
+    """Whether the interval holds the exact value, to within the rounding of float32."""
     slack = ROUNDING * max(1.0, abs(exact))
     return metric.low - slack <= exact <= metric.high + slack
 
