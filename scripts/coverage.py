@@ -2,7 +2,8 @@
 
     python scripts/coverage.py [--repetitions 400] [--samples 500]
 
-Trains gdc on the enumerable prior for no, a few and many updates, for graded and binary targets.
+Trains gdc on the enumerable prior, for graded and binary targets: not at all, a little, near to the
+target, and to the end.
 Of each policy it draws sets of samples over and over, with as many of the prior beside them as an
 evaluation takes, measures every set as `klvi eval` does, and counts the intervals that hold the
 exact value. A metric that an evaluation refuses counts neither way; how often stands in brackets.
@@ -32,7 +33,7 @@ from klvi.training.loop import Loop
 from klvi.training.run import assemble_evaluator, assemble_loop
 from klvi.verification.estimates import holds
 
-UPDATES = (0, 8, 80)
+UPDATES = (0, 8, 80, 400)
 TARGETS = {
     "graded, β 0.1": ["reward=letters", "beta=0.1"],
     "graded, β 0.3": ["reward=letters", "beta=0.3"],

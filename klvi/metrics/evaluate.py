@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import sys
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from klvi.metrics import estimators, text
-from klvi.metrics.intervals import bounded_interval, interval
+from klvi.metrics.intervals import HEAVY, bounded_interval, interval, with_room
 from klvi.metrics.measurement import Measurement, Metric, Unavailable
 from klvi.metrics.target import Trust, target_metrics
 from klvi.samples import Samples
@@ -100,8 +101,10 @@ def _policy_metrics(
     entropy = None if samples.entropy is None else samples.entropy.cpu().double()
     kl = None if samples.kl is None else samples.kl.cpu().double()
     surprisal = interval(estimators.log_perplexity(log_prior, lengths, strata), confidence)
+    divergence = estimators.kl_prior(log_policy, log_prior, kl, strata)
     found = {
-        "eval/kl_prior": estimators.kl_prior(log_policy, log_prior, kl, strata),
+        # Without any difference the policy is the prior.
+        "eval/kl_prior": with_room(divergence) if divergence.value > 0 else divergence,
         "eval/entropy": estimators.entropy(log_policy, entropy, strata),
         "eval/entropy_token": estimators.entropy_token(log_policy, lengths, entropy, strata),
     }
@@ -131,7 +134,17 @@ def _folded_reward_std(
         return Unavailable(f"infinite: {excluded} of {len(samples)} samples violate the constraint")
     log_policy = samples.log_policy.cpu().double().sum(1)
     folded = estimators.folded_reward(log_policy, log_target.cpu(), beta)
-    return interval(estimators.standard_deviation(folded, strata), confidence, low=0.0)
+    deviation = estimators.standard_deviation(folded, strata)
+    found = interval(deviation, confidence, low=0.0)
+    if deviation.error > 0 and deviation.tail <= HEAVY:
+        return found
+    # As `with_room`, by two errors: what was not drawn, a nat away, adds β²/N to the variance.
+    room = 2 * beta**2 / found.n
+    return replace(
+        found,
+        low=math.sqrt(max(found.low**2 - room, 0.0)),
+        high=math.sqrt(found.high**2 + room),
+    )
 
 
 def _text_metrics(

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import torch
 from torch import Tensor
 
 from klvi.metrics.measurement import Measurement
+from klvi.metrics.pareto import tail_shape
 
 TWO_DEGREES = 2
 POISSON_COUNT = 4.0
+# Tails above this Pareto k̂ hide values that matter (see `pareto`).
+HEAVY = 0.7
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Estimate:
         degrees: degrees of freedom of `error`: N for normal influences, about 2k where k of the
             samples carry the variance (Satterthwaite 1946).
         skewness: of the estimator: that of the influences over √N.
+        tail: Pareto k̂ of the influences' upper tail; −inf where they have none.
     """
 
     value: float
@@ -38,6 +42,7 @@ class Estimate:
     n: int
     degrees: float
     skewness: float = 0.0
+    tail: float = -math.inf
 
 
 def t_quantile(confidence: float, degrees: float) -> float:
@@ -90,6 +95,7 @@ def estimate(value: float, influence: Tensor, strata: Tensor | None = None) -> E
         n=n,
         degrees=max(min(2 / max(excess, 2 / n), n - 1), 1.0),
         skewness=float(deviations.pow(3).sum()) / total**1.5,
+        tail=tail_shape(influence),
     )
 
 
@@ -106,6 +112,27 @@ def average(estimates: Sequence[Estimate], weights: Sequence[float]) -> Estimate
         n=n,
         degrees=variance**2 / sum((w * e.error) ** 4 / e.degrees for e, w in pairs),
         skewness=sum((w * e.error) ** 3 * e.skewness for e, w in pairs) / variance**1.5,
+        tail=max(e.tail for e in estimates),
+    )
+
+
+def with_room(found: Estimate) -> Estimate:
+    """The estimate, in nats, with room for what no sample was, unless its tail is light.
+
+    A set of sequences of probability 1/N is missed by N samples more than one time in three. Where
+    its log-ratio is a nat away from the rest it moves the mean by 1/N, which is then the smallest
+    error. It counts where the samples agree, as those of a policy at its target do: sets of samples
+    that missed what is left would look the most certain.
+    """
+    if found.error > 0 and found.tail <= HEAVY:
+        return found
+    room = 1 / found.n
+    variance = found.error**2 + room**2
+    return replace(
+        found,
+        error=math.sqrt(variance),
+        degrees=variance**2 / (found.error**4 / found.degrees + room**4 / (found.n - 1)),
+        skewness=found.skewness * (found.error**2 / variance) ** 1.5,
     )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from klvi.metrics import estimators, importance
 from klvi.metrics.importance import LogProbabilities, Mixture
-from klvi.metrics.intervals import Estimate, average, interval
+from klvi.metrics.intervals import HEAVY, Estimate, average, interval, with_room
 from klvi.metrics.measurement import Measurement, Metric, Unavailable
 from klvi.samples import Samples
 
@@ -24,7 +24,8 @@ NEEDS_Z: dict[str, Callable[[Mixture], Estimate]] = {
     "eval/log_z_upper": importance.log_z_upper,
 }
 INFINITE_OUTSIDE = ("eval/kl_target_reverse", *LOWER_BOUNDS)
-SMALLEST_DEGREES = 5.0
+# Below these degrees of freedom an estimate is refused: in any case, and with a heavy tail.
+SMALLEST_DEGREES, DEGREES_OF_HEAVY = 5.0, 10.0
 SAME = 1e-4
 
 
@@ -164,12 +165,13 @@ def _with_interval(name: str, found: Estimate, trust: Trust) -> Metric:
         measured = interval(found, trust.confidence, 0.0, float(found.n))
         # Weights not seen yet may be larger still.
         return replace(measured, low=0.0) if found.value < trust.ess_floor else measured
-    if found.error > 0 and found.degrees < SMALLEST_DEGREES:
+    fewest = DEGREES_OF_HEAVY if found.tail > HEAVY else SMALLEST_DEGREES
+    if found.error > 1 / found.n and found.degrees < fewest:
         few = max(round(found.degrees / 2), 1)
         return Unavailable(f"heavy tails: about {few} of {found.n} samples carry the estimate")
     if name == "eval/tv_target":
-        return interval(found, trust.confidence, 0.0, 1.0)
-    return interval(found, trust.confidence, 0.0 if "/kl_" in name else -math.inf)
+        return interval(with_room(found), trust.confidence, 0.0, 1.0)
+    return interval(with_room(found), trust.confidence, 0.0 if "/kl_" in name else -math.inf)
 
 
 def _refusal(worst: _Worst, floor: float) -> Unavailable | None:

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from klvi.metrics.intervals import (
     estimate,
     interval,
     t_quantile,
+    with_room,
 )
 
 
@@ -133,3 +135,17 @@ def test_proportions_are_covered_however_rare(probability):
 def test_a_constant_inside_its_bounds_reaches_towards_both():
     found = bounded_interval(Estimate(3.0, 0.0, 100, 99.0), 0.95, 0.0, 10.0)
     assert 2.8 < found.low < 3.0 < found.high < 3.4
+
+
+def test_where_samples_agree_an_interval_leaves_room_for_what_was_not_drawn() -> None:
+    agreed = with_room(Estimate(2.0, 0.0, 400, 399.0))
+    assert agreed.error == pytest.approx(1 / 400)
+    assert agreed.degrees == pytest.approx(399)
+    # A heavy tail adds to the error that was found, a light one does not.
+    found = Estimate(2.0, 1 / 400, 400, 6.0, skewness=1.0, tail=1.2)
+    widened = with_room(found)
+    assert widened.error == pytest.approx(2**0.5 / 400)
+    assert widened.degrees == pytest.approx(4 / (1 / 6 + 1 / 399))
+    assert widened.skewness == pytest.approx(2**-1.5)
+    light = replace(found, tail=0.5)
+    assert with_room(light) == light
