@@ -19,8 +19,9 @@ from klvi.metrics.pareto import tail_shape
 
 TWO_DEGREES = 2
 POISSON_COUNT = 4.0
-# Tails above this Pareto k̂ hide values that matter (see `pareto`).
-HEAVY = 0.7
+# Tails above this Pareto k̂ hide values that matter (see `pareto`); below these degrees of freedom
+# two or three samples carry an estimate.
+HEAVY, FEWEST_DEGREES = 0.7, 5.0
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ class Estimate:
     degrees: float
     skewness: float = 0.0
     tail: float = -math.inf
+
+    @property
+    def settled(self) -> bool:
+        """Whether the samples differ, enough of them carry the estimate, and its tail is light."""
+        return self.error > 0 and self.degrees >= FEWEST_DEGREES and self.tail <= HEAVY
 
 
 def t_quantile(confidence: float, degrees: float) -> float:
@@ -117,14 +123,14 @@ def average(estimates: Sequence[Estimate], weights: Sequence[float]) -> Estimate
 
 
 def with_room(found: Estimate) -> Estimate:
-    """The estimate, in nats, with room for what no sample was, unless its tail is light.
+    """The estimate, in nats, with room for what no sample was, unless it is settled.
 
     A set of sequences of probability 1/N is missed by N samples more than one time in three. Where
     its log-ratio is a nat away from the rest it moves the mean by 1/N, which is then the smallest
     error. It counts where the samples agree, as those of a policy at its target do: sets of samples
     that missed what is left would look the most certain.
     """
-    if found.error > 0 and found.tail <= HEAVY:
+    if found.settled:
         return found
     room = 1 / found.n
     variance = found.error**2 + room**2

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from klvi.metrics import estimators, importance
 from klvi.metrics.importance import LogProbabilities, Mixture
-from klvi.metrics.intervals import HEAVY, Estimate, average, interval, with_room
+from klvi.metrics.intervals import FEWEST_DEGREES, HEAVY, Estimate, average, interval, with_room
 from klvi.metrics.measurement import Measurement, Metric, Unavailable
 from klvi.samples import Samples
 
@@ -24,8 +24,8 @@ NEEDS_Z: dict[str, Callable[[Mixture], Estimate]] = {
     "eval/log_z_upper": importance.log_z_upper,
 }
 INFINITE_OUTSIDE = ("eval/kl_target_reverse", *LOWER_BOUNDS)
-# Below these degrees of freedom an estimate is refused: in any case, and with a heavy tail.
-SMALLEST_DEGREES, DEGREES_OF_HEAVY = 5.0, 10.0
+# Degrees of freedom below which an estimate with a heavy tail is refused.
+FEWEST_OF_HEAVY = 10.0
 SAME = 1e-4
 
 
@@ -165,7 +165,7 @@ def _with_interval(name: str, found: Estimate, trust: Trust) -> Metric:
         measured = interval(found, trust.confidence, 0.0, float(found.n))
         # Weights not seen yet may be larger still.
         return replace(measured, low=0.0) if found.value < trust.ess_floor else measured
-    fewest = DEGREES_OF_HEAVY if found.tail > HEAVY else SMALLEST_DEGREES
+    fewest = FEWEST_OF_HEAVY if found.tail > HEAVY else FEWEST_DEGREES
     if found.error > 1 / found.n and found.degrees < fewest:
         few = max(round(found.degrees / 2), 1)
         return Unavailable(f"heavy tails: about {few} of {found.n} samples carry the estimate")

@@ -149,3 +149,5 @@ def test_where_samples_agree_an_interval_leaves_room_for_what_was_not_drawn() ->
     assert widened.skewness == pytest.approx(2**-1.5)
     light = replace(found, tail=0.5)
     assert with_room(light) == light
+    # Nor does a light one tell anything where two samples carry it.
+    assert with_room(replace(light, degrees=4.0)).error == pytest.approx(2**0.5 / 400)
