@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
+from klvi.models.products import product
+
 
 class _AdaptedLinear(torch.autograd.Function):
     """y = x·W + b + s·(x·Aᵀ)·Bᵀ with W and b frozen (Hu et al. 2021, arXiv 2106.09685, section 4).
@@ -34,7 +36,7 @@ class _AdaptedLinear(torch.autograd.Function):
         ctx.merge = 2 * weight.numel() < len(flat) * sum(weight.shape)
         if ctx.merge:
             weight = _merged(weight, down, up, scaling)
-        output = flat @ weight if bias is None else torch.addmm(bias, flat, weight)
+        output = product(flat, weight.T, bias)
         if not ctx.merge:
             output.addmm_(flat @ down.T, up.T, alpha=scaling)
         ctx.scaling = scaling
@@ -49,9 +51,9 @@ class _AdaptedLinear(torch.autograd.Function):
         inputs = None
         if ctx.needs_input_grad[0]:
             if ctx.merge:
-                inputs = output @ _merged(weight, down, up, ctx.scaling).T
+                inputs = product(output, _merged(weight, down, up, ctx.scaling))
             else:
-                inputs = (output @ weight.T).addmm_(through, down)
+                inputs = product(output, weight).addmm_(through, down)
             inputs = inputs.view(*gradient.shape[:-1], flat.shape[-1])
         return (
             inputs,

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from klvi.models.products import has_onednn
+
 # Steps and weights below which laying out takes longer than it saves.
 LEAST_STEPS, LEAST_WEIGHTS = 16, 2**16
 # For how many rows the layout is chosen; others are served as well.
@@ -24,17 +26,13 @@ ROWS = 16
 
 def packable(modules: Iterable[nn.Module]) -> list[Any]:
     """The linear maps among `modules` that are worth it: large, of float32, on a CPU."""
-    known = hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    if not (known and torch.backends.mkldnn.is_available()):
-        return []
     return [
         module
         for module in modules
         if isinstance(module, nn.Linear | Conv1D)
         # What has a forward of its own is more than a linear map.
         and "forward" not in vars(module)
-        and module.weight.device.type == "cpu"
-        and module.weight.dtype == torch.float32
+        and has_onednn(module.weight)
         and module.weight.numel() >= LEAST_WEIGHTS
     ]
 

@@ -23,6 +23,7 @@ from klvi.errors import UserError
 from klvi.models.activations import fuse_activations
 from klvi.models.embedded import enumerable_lm, tiny_path
 from klvi.models.embedded.tokenizer import unknown_characters
+from klvi.models.products import fuse_linear
 from klvi.samples import distinct_rows
 
 
@@ -118,6 +119,7 @@ def load_prior(config: ModelConfig | EnumerableModelConfig, device: str = "cpu")
         start = config.start_token
     model = model.to(device).eval().requires_grad_(False)
     fuse_activations(model)
+    fuse_linear(model)
     return Prior(
         name=config.name,
         model=model,

@@ -140,7 +140,8 @@ def next_tokens(model: PreTrainedModel, completions: Completions) -> NextTokens:
         output = model(input_ids=tokens, use_cache=False, **options)
     finally:
         hook.remove()
-    logits = output.logits[0]
+    # A view: the gradient of an index would be a second tensor of this size, filled with zeros.
+    logits = output.logits.squeeze(0)
     precise = logits if logits.dtype == torch.float64 else logits.float()
     return NextTokens(precise, captured[0], mask)
 

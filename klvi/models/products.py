@@ -1,0 +1,89 @@
+"""Large matrix products of frozen weights on a CPU, by oneDNN.
+
+Of torch's two libraries for float32 products, the one behind `torch.mm` falls to half its speed on
+some processors where a matrix is as wide as a vocabulary; oneDNN, which torch calls for other
+precisions, keeps it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from transformers.pytorch_utils import Conv1D
+
+# Weights below which finding oneDNN's kernel for yet another shape costs more than it saves.
+LEAST_WEIGHTS = 2**18
+
+
+def product(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`inputs·weightᵀ + bias` `(…, out)`, without gradient.
+
+    Args:
+        inputs: `(…, in)`.
+        weight: `(out, in)`; a transposed view is as good as the weight.
+        bias: `(out,)`.
+    """
+    if _pays(weight) and inputs.dtype == weight.dtype:
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
+        return result
+    return nn.functional.linear(inputs, weight, bias)
+
+
+def has_onednn(weight: Tensor) -> bool:
+    """Whether oneDNN multiplies with `weight`: torch has it, and it is of float32 on a CPU."""
+    return (
+        weight.device.type == "cpu"
+        and weight.dtype == torch.float32
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    )
+
+
+def _pays(weight: Tensor) -> bool:
+    return has_onednn(weight) and weight.numel() >= LEAST_WEIGHTS
+
+
+def fuse_linear(model: nn.Module) -> None:
+    """Let the large linear layers of `model` compute by `product` while they are frozen."""
+    kinds = {nn.Linear: FrozenLinear, Conv1D: FrozenConv1D}
+    for module in model.modules():
+        if type(module) in kinds and _pays(cast(Tensor, module.weight)):
+            module.__class__ = kinds[type(module)]
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight)
+        return product(inputs, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (weight,) = ctx.saved_tensors
+        return product(gradient, weight.T), None, None
+
+
+class FrozenLinear(nn.Linear):
+    """`nn.Linear`, computing by `product` while its weight needs no gradient."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """`(…, out)` of `(…, in)`."""
+        if self.weight.requires_grad:
+            return super().forward(input)
+        output: Tensor = _Product.apply(input, self.weight, self.bias)
+        return output
+
+
+class FrozenConv1D(Conv1D):
+    """GPT-2's linear layer, whose weight is `(in, out)`, likewise."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(…, out)` of `(…, in)`."""
+        if self.weight.requires_grad:
+            return cast(Tensor, super().forward(x))
+        output: Tensor = _Product.apply(x, self.weight.T, self.bias)
+        return output
