@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from klvi.metrics import estimators, text
-from klvi.metrics.intervals import bounded_interval, interval, with_room
+from klvi.metrics.intervals import ROOM, bounded_interval, interval, with_room
 from klvi.metrics.measurement import Measurement, Metric, Unavailable
 from klvi.metrics.target import Trust, target_metrics
 from klvi.samples import Samples
@@ -136,10 +136,10 @@ def _folded_reward_std(
     folded = estimators.folded_reward(log_policy, log_target.cpu(), beta)
     deviation = estimators.standard_deviation(folded, strata)
     found = interval(deviation, confidence, low=0.0)
-    if deviation.settled:
+    if not deviation.carried_by_few:
         return found
-    # As `with_room`, by two errors: what was not drawn, a nat away, adds β²/N to the variance.
-    room = 2 * beta**2 / found.n
+    # As `with_room`: what was not drawn, a nat away, adds β²/N to the variance.
+    room = ROOM * beta**2 / found.n
     return replace(
         found,
         low=math.sqrt(max(found.low**2 - room, 0.0)),

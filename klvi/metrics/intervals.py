@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from klvi.metrics.measurement import Measurement
-from klvi.metrics.pareto import tail_shape
 
 TWO_DEGREES = 2
 POISSON_COUNT = 4.0
-# Tails above this Pareto k̂ hide values that matter (see `pareto`); below these degrees of freedom
-# two or three samples carry an estimate.
-HEAVY, FEWEST_DEGREES = 0.7, 5.0
+# Degrees of freedom below which an estimate is carried by fewer than ten samples.
+FEW_DEGREES = 20.0
+# Nats that a set of sequences which no sample was may add, in units of 1/N.
+ROOM = 2.0
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,6 @@ class Estimate:
         degrees: degrees of freedom of `error`: N for normal influences, about 2k where k of the
             samples carry the variance (Satterthwaite 1946).
         skewness: of the estimator: that of the influences over √N.
-        tail: Pareto k̂ of the influences' upper tail; −inf where they have none.
     """
 
     value: float
@@ -43,12 +42,11 @@ class Estimate:
     n: int
     degrees: float
     skewness: float = 0.0
-    tail: float = -math.inf
 
     @property
-    def settled(self) -> bool:
-        """Whether the samples differ, enough of them carry the estimate, and its tail is light."""
-        return self.error > 0 and self.degrees >= FEWEST_DEGREES and self.tail <= HEAVY
+    def carried_by_few(self) -> bool:
+        """Whether hardly any sample differs from the rest, so that more may have been missed."""
+        return self.error == 0 or self.degrees < FEW_DEGREES
 
 
 def t_quantile(confidence: float, degrees: float) -> float:
@@ -101,7 +99,6 @@ def estimate(value: float, influence: Tensor, strata: Tensor | None = None) -> E
         n=n,
         degrees=max(min(2 / max(excess, 2 / n), n - 1), 1.0),
         skewness=float(deviations.pow(3).sum()) / total**1.5,
-        tail=tail_shape(influence),
     )
 
 
@@ -118,21 +115,20 @@ def average(estimates: Sequence[Estimate], weights: Sequence[float]) -> Estimate
         n=n,
         degrees=variance**2 / sum((w * e.error) ** 4 / e.degrees for e, w in pairs),
         skewness=sum((w * e.error) ** 3 * e.skewness for e, w in pairs) / variance**1.5,
-        tail=max(e.tail for e in estimates),
     )
 
 
 def with_room(found: Estimate) -> Estimate:
-    """The estimate, in nats, with room for what no sample was, unless it is settled.
+    """The estimate, in nats, with room for what no sample was, where few samples carry it.
 
     A set of sequences of probability 1/N is missed by N samples more than one time in three. Where
-    its log-ratio is a nat away from the rest it moves the mean by 1/N, which is then the smallest
-    error. It counts where the samples agree, as those of a policy at its target do: sets of samples
-    that missed what is left would look the most certain.
+    its log-ratio is two nats away from the rest it moves the mean by 2/N, which is then the
+    smallest error. It counts where the samples agree, as those of a policy at its target do: sets
+    of samples that missed what is left would look the most certain.
     """
-    if found.settled:
+    if not found.carried_by_few:
         return found
-    room = 1 / found.n
+    room = ROOM / found.n
     variance = found.error**2 + room**2
     return replace(
         found,

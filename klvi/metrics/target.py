@@ -11,7 +11,7 @@ from torch import Tensor
 
 from klvi.metrics import estimators, importance
 from klvi.metrics.importance import LogProbabilities, Mixture
-from klvi.metrics.intervals import FEWEST_DEGREES, HEAVY, Estimate, average, interval, with_room
+from klvi.metrics.intervals import Estimate, average, interval, with_room
 from klvi.metrics.measurement import Measurement, Metric, Unavailable
 from klvi.samples import Samples
 
@@ -24,8 +24,6 @@ NEEDS_Z: dict[str, Callable[[Mixture], Estimate]] = {
     "eval/log_z_upper": importance.log_z_upper,
 }
 INFINITE_OUTSIDE = ("eval/kl_target_reverse", *LOWER_BOUNDS)
-# Degrees of freedom below which an estimate with a heavy tail is refused.
-FEWEST_OF_HEAVY = 10.0
 SAME = 1e-4
 
 
@@ -165,10 +163,6 @@ def _with_interval(name: str, found: Estimate, trust: Trust) -> Metric:
         measured = interval(found, trust.confidence, 0.0, float(found.n))
         # Weights not seen yet may be larger still.
         return replace(measured, low=0.0) if found.value < trust.ess_floor else measured
-    fewest = FEWEST_OF_HEAVY if found.tail > HEAVY else FEWEST_DEGREES
-    if found.error > 1 / found.n and found.degrees < fewest:
-        few = max(round(found.degrees / 2), 1)
-        return Unavailable(f"heavy tails: about {few} of {found.n} samples carry the estimate")
     if name == "eval/tv_target":
         return interval(with_room(found), trust.confidence, 0.0, 1.0)
     return interval(with_room(found), trust.confidence, 0.0 if "/kl_" in name else -math.inf)
