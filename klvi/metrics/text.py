@@ -166,17 +166,8 @@ def self_bleu(tokens: Tensor, lengths: Tensor) -> Tensor:
     As sacrebleu's sentence BLEU with `smooth_method="floor"` (0.1 for an order without a match)
     and effective order; 0 for an empty sample.
     """
-    found = ngrams(tokens, lengths, BLEU_ORDER)
-    samples = len(tokens)
-    log_precision, orders = np.zeros(samples), np.zeros(samples)
-    for grams in found:
-        totals = grams.totals()
-        used = totals > 0
-        matches = np.maximum(_matches(grams), BLEU_FLOOR)
-        log_precision[used] += np.log(matches[used] / totals[used])
-        orders += used
-    score = np.exp(log_precision / np.maximum(orders, 1)) * _brevity(lengths.cpu().numpy())
-    return torch.from_numpy(np.where(orders > 0, score, 0.0))
+    everyone = np.ones(len(tokens), dtype=bool)
+    return torch.from_numpy(_Corpus.of(tokens, lengths).self_bleu(everyone))
 
 
 def self_bleu_estimate(tokens: Tensor, lengths: Tensor, seed: int = 0) -> Estimate:
@@ -186,36 +177,68 @@ def self_bleu_estimate(tokens: Tensor, lengths: Tensor, seed: int = 0) -> Estima
     miss the latter.
     """
     n = len(tokens)
-    value = float(self_bleu(tokens, lengths).mean())
     number = min(BLEU_GROUPS, n)
     group = np.random.default_rng(seed).permutation(n) % number
-    without = np.array(
-        [float(self_bleu(tokens[kept], lengths[kept]).mean()) for kept in _without(group, number)]
-    )
-    variance = (number - 1) / number * ((without - without.mean()) ** 2).sum()
+    corpus = _Corpus.of(tokens, lengths)
+    # No group has the last number, so that its turn leaves none out.
+    *without, value = (float(corpus.self_bleu(group != k).mean()) for k in range(number + 1))
+    spread = np.array(without) - np.mean(without)
+    variance = (number - 1) / number * (spread**2).sum()
     return Estimate(value, math.sqrt(variance), n, float(number - 1))
 
 
-def _without(group: Integers, number: int) -> list[Tensor]:
-    """For each group the indices of the samples outside of it."""
-    return [torch.from_numpy(np.flatnonzero(group != k)) for k in range(number)]
+@dataclass(frozen=True)
+class _Corpus:
+    """N samples as counts of n-grams, counted once for all parts of the corpus.
+
+    Attributes:
+        sizes: `(N,)` tokens of each sample.
+        counts: for n = 1 to 5 type, owner and count `(K,)` of each type in each sample that has it,
+            sorted by type, the highest count first.
+    """
+
+    sizes: Integers
+    counts: list[tuple[Integers, Integers, Integers]]
+
+    @staticmethod
+    def of(tokens: Tensor, lengths: Tensor) -> _Corpus:
+        """The corpus of the first `lengths` `(N,)` tokens of `(N, T)`."""
+        counts = []
+        for grams in ngrams(tokens, lengths, BLEU_ORDER):
+            types, owners, numbers = grams.counts()
+            order = np.lexsort((-numbers, types))
+            counts.append((types[order], owners[order], numbers[order]))
+        return _Corpus(lengths.cpu().numpy(), counts)
+
+    def self_bleu(self, kept: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """BLEU-5 of each of the M samples that are `kept` `(N,)`, against the others of them."""
+        sizes = self.sizes[kept]
+        log_precision, orders = np.zeros(len(sizes)), np.zeros(len(sizes))
+        for n, counts in enumerate(self.counts, 1):
+            totals = np.maximum(sizes - n + 1, 0)
+            used = totals > 0
+            matches = np.maximum(_matches(*counts, kept)[kept], BLEU_FLOOR)
+            log_precision[used] += np.log(matches[used] / totals[used])
+            orders += used
+        score = np.exp(log_precision / np.maximum(orders, 1)) * _brevity(sizes)
+        return np.where(orders > 0, score, 0.0)
 
 
-def _matches(grams: NGrams) -> NDArray[np.float64]:
-    """`(N,)` n-grams of each sample, each type clipped at its highest count in another sample."""
-    types, owners, counts = grams.counts()
-    order = np.lexsort((-counts, types))
-    types, owners, counts = types[order], owners[order], counts[order]
-    if len(types) == 0:
-        return np.zeros(grams.samples)
-    first = np.searchsorted(types, np.arange(types[-1] + 1))
-    second = np.minimum(first + 1, len(types) - 1)
-    runner_up = np.where(types[second] == types[first], counts[second], 0)
-    runner_up[second == first] = 0
-    best = counts[first][types]
-    others = np.where(np.arange(len(types)) == first[types], runner_up[types], best)
-    clipped = np.minimum(counts, others)
-    return np.bincount(owners, clipped.astype(np.float64), grams.samples).astype(np.float64)
+def _matches(
+    types: Integers, owners: Integers, counts: Integers, kept: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """`(N,)` n-grams of each sample, each type clipped at its highest count in another sample.
+
+    Types stand together, their highest counts first; of all samples those that are `kept` count.
+    """
+    chosen = kept[owners]
+    types, owners, counts = types[chosen], owners[chosen], counts[chosen]
+    place = np.arange(len(types))
+    begins = np.concatenate([np.ones(min(len(types), 1), bool), types[1:] != types[:-1]])
+    first = np.maximum.accumulate(np.where(begins, place, 0))
+    following = np.append(np.where(begins[1:], 0, counts[1:]), np.zeros(min(len(types), 1), int))
+    others = np.where(begins, following, counts[first])
+    return np.bincount(owners, np.minimum(counts, others), len(kept)).astype(np.float64)
 
 
 def _brevity(sizes: Integers) -> NDArray[np.float64]:

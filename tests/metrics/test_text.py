@@ -98,6 +98,18 @@ def test_self_bleu_of_nothing_is_0():
     assert text.self_bleu(*padded([[], [1], []], fill=1)).tolist()[::2] == [0, 0]
 
 
+def test_self_bleus_error_is_that_of_leaving_groups_out():
+    tokens, lengths = padded(random_rows(30, 3, seed=4))
+    found = text.self_bleu_estimate(tokens, lengths, seed=7)
+    group = np.random.default_rng(7).permutation(30) % 20
+    without = [
+        float(text.self_bleu(tokens[group != k], lengths[group != k]).mean()) for k in range(20)
+    ]
+    assert found.value == pytest.approx(float(text.self_bleu(tokens, lengths).mean()))
+    assert found.error == pytest.approx((19 * np.var(without)) ** 0.5)
+    assert found.degrees == 19
+
+
 def chains(samples: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Texts of a random Markov chain, as varied as short stories."""
     fixed = torch.Generator().manual_seed(0)
