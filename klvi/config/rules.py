@@ -86,6 +86,8 @@ def _engine(values: Values) -> Iterator[str]:
             "rollout.engine=vllm: vLLM is not installed; pip install 'klvi[vllm]', or use "
             "rollout.engine=torch"
         )
+    if values.get("rollout.engine") == "graph" and values.get("device") == "cpu":
+        yield "rollout.engine=graph with device=cpu: it needs CUDA; use rollout.engine=torch"
 
 
 def _enumeration(values: Values) -> Iterator[str]:

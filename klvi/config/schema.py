@@ -111,7 +111,7 @@ class RolloutSection(Section):
     batch_size: Annotated[int, Field(ge=1)] = 512
     micro_batch_tokens: Annotated[int, Field(ge=1)] | None = None
     samples_per_prompt: Annotated[int, Field(ge=1)] = 1
-    engine: Literal["torch", "vllm"] = "torch"
+    engine: Literal["torch", "graph", "vllm"] = "torch"
     engine_memory: Annotated[float, Field(gt=0, lt=1)] = 0.3
 
 

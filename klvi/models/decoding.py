@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -113,15 +113,36 @@ def decode(
 
 
 def sample_tokens(log_probs: Tensor, generator: torch.Generator) -> Tensor:
-    """One token `(n, 1)` from each row of `log_probs` `(n, V)`, by inversion in float64.
+    """One token `(n, 1)` from each row of `log_probs` `(n, V)`."""
+    uniform = torch.rand(
+        len(log_probs), 1, dtype=torch.float64, device=log_probs.device, generator=generator
+    )
+    return tokens_at(log_probs, uniform)
+
+
+def tokens_at(log_probs: Tensor, uniform: Tensor) -> Tensor:
+    """The tokens `(n, 1)` at `uniform` `(n, 1)` of the cumulative `log_probs` `(n, V)`, in float64.
 
     A token of probability 0 is never drawn. `torch.multinomial` would draw V random numbers a row.
     """
     cumulative = log_probs.double().exp_().cumsum_(1)
-    uniform = torch.rand(
-        len(log_probs), 1, dtype=torch.float64, device=log_probs.device, generator=generator
-    )
     return torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
+
+
+def last_logits(model: PreTrainedModel, **inputs: Any) -> tuple[Tensor, Tensor]:
+    """Next-token logits `(n, V)` and final hidden states `(n, H)` after the last of the inputs."""
+    captured: list[Tensor] = []
+
+    def last_only(_: nn.Module, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        captured.append(states[0][:, -1:])
+        return (captured[0],)
+
+    hook = model.get_output_embeddings().register_forward_pre_hook(last_only)
+    try:
+        output = model(use_cache=True, **inputs)
+    finally:
+        hook.remove()
+    return output.logits[:, -1], captured[0][:, 0].float()
 
 
 class _Batch:
@@ -142,7 +163,6 @@ class _Batch:
         first, self._place = distinct_rows(torch.cat([prompt_lengths[:, None], prompt_tokens], 1))
         padding = left_padding(prompt_tokens, prompt_lengths)
         self._model = model
-        self._head: nn.Module = model.get_output_embeddings()
         self._cache = reserved_cache(model.config, prompt_tokens.shape[1] + max_new_tokens)
         self._inputs = prompt_tokens[first]
         self._attention = None if padding is None else padding[first]
@@ -157,20 +177,9 @@ class _Batch:
         options: dict[str, Tensor] = {}
         if self._attention is not None and self._position is not None:
             options = {"attention_mask": self._attention.long(), "position_ids": self._position}
-        captured: list[Tensor] = []
-
-        def last_only(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            captured.append(inputs[0][:, -1:])
-            return (captured[0],)
-
-        hook = self._head.register_forward_pre_hook(last_only)
-        try:
-            output = self._model(
-                input_ids=self._inputs, past_key_values=self._cache, use_cache=True, **options
-            )
-        finally:
-            hook.remove()
-        logits, hidden = output.logits[:, -1], captured[0][:, 0].float()
+        logits, hidden = last_logits(
+            self._model, input_ids=self._inputs, past_key_values=self._cache, **options
+        )
         return (logits[self._place], hidden[self._place]) if self._shared else (logits, hidden)
 
     def advance(self, choice: Tensor, live: Tensor) -> None:

@@ -22,6 +22,7 @@ from transformers.pytorch_utils import Conv1D
 from klvi.config.schema import LoraSection
 from klvi.errors import UserError
 from klvi.models.decoding import Decoder, decode
+from klvi.models.graph_decoding import graph_decode
 from klvi.models.lora import fuse_lora, merged_weight
 from klvi.models.packing import computing_with, pack, packable
 from klvi.models.prior import Prior, quiet_transformers
@@ -84,7 +85,7 @@ class Policy:
         kernels round in their own way.
         """
         low = self.model.dtype in {torch.bfloat16, torch.float16}
-        return self.decoder is decode and not low
+        return self.decoder in {decode, graph_decode} and not low
 
     @property
     def device(self) -> torch.device:

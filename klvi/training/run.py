@@ -14,12 +14,14 @@ from typing import Any
 import torch
 import yaml
 
-from klvi.config.schema import MeasureConfig, PPOSection, TrainConfig
+from klvi.config.schema import MeasureConfig, PPOSection, RolloutSection, TrainConfig
 from klvi.errors import UserError
 from klvi.metrics.measurement import Metric
 from klvi.models.allocator import keep_freed_memory
+from klvi.models.decoding import Decoder, decode
+from klvi.models.graph_decoding import graph_decode
 from klvi.models.policy import Policy
-from klvi.models.prior import load_prior
+from klvi.models.prior import Prior, load_prior
 from klvi.objectives import build_objective
 from klvi.prompts import load_prompts
 from klvi.rewards import build_reward
@@ -55,10 +57,7 @@ def assemble_evaluator(config: MeasureConfig, *, adapted: bool) -> Evaluator:
     longest = prior.encode(prompts.prompts)[0].shape[1]
     prior.check_length(longest, config.rollout.max_new_tokens)
     policy = Policy(prior, config.lora if adapted else None, config.seed)
-    if config.rollout.engine == "vllm":
-        policy.decoder = VLLMDecoder(
-            prior, longest + config.rollout.max_new_tokens, config.rollout.engine_memory
-        )
+    policy.decoder = _decoder(config.rollout, prior, longest + config.rollout.max_new_tokens)
     return Evaluator(
         config=config,
         policy=policy,
@@ -66,6 +65,20 @@ def assemble_evaluator(config: MeasureConfig, *, adapted: bool) -> Evaluator:
         reward=reward,
         prompts=prompts,
     )
+
+
+def _decoder(rollout: RolloutSection, prior: Prior, longest: int) -> Decoder:
+    """What completes prompts, of `longest` tokens with their completions."""
+    if rollout.engine == "vllm":
+        return VLLMDecoder(prior, longest, rollout.engine_memory)
+    if rollout.engine == "torch":
+        return decode
+    if prior.device.type != "cuda":
+        raise UserError(
+            "rollout.engine=graph: it needs CUDA, and this run is on a CPU; "
+            "use rollout.engine=torch"
+        )
+    return graph_decode
 
 
 def assemble_loop(config: TrainConfig, evaluator: Evaluator) -> Loop:

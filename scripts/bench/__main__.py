@@ -1,6 +1,7 @@
 """klvi's update against TRL's: seconds, stages, memory. `make bench`, or
 
-    python -m scripts.bench [tiny|gpt2|growth|gdc|quality|profile ...] [--quick] [--device cuda]
+    python -m scripts.bench [tiny|gpt2|growth|gdc|quality|profile ...] [--quick]
+        [--device cuda [--engine graph]]
 
 Each side runs in a fresh process, in turn, on one core (`taskset`, one thread) or one GPU, with the
 same prior, batch, length, PPO epochs, LoRA, settings and reward. Seconds are medians over updates;
@@ -49,7 +50,7 @@ def bench_gpt2(options: argparse.Namespace) -> None:
     """A random model of GPT-2 small's size; on the CPU a single update after a warm-up."""
     with random_prior("gpt2-small") as path:
         if options.device == "cuda":
-            workload = Workload("gpt2-small", 256, 64, path, device="cuda")
+            workload = Workload("gpt2-small", 256, 64, path, device="cuda", engine=options.engine)
         else:
             workload = Workload("gpt2-small", 16, 48, path, updates=1, warmup=1)
         row = compare(workload, BOTH)
@@ -117,6 +118,12 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="part", help=", ".join(PARTS))
     parser.add_argument("--quick", action="store_true", help="fewer repeats and updates")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument(
+        "--engine",
+        choices=("torch", "graph"),
+        default="torch",
+        help="what decodes for klvi in gpt2 --device cuda",
+    )
     options = parser.parse_args()
     unknown = set(options.parts) - set(PARTS)
     if unknown:

@@ -12,6 +12,7 @@ from klvi.config.schema import TrainConfig
 
 Shape = Literal["tiny", "tiny-shaped", "gpt2-small"]
 Device = Literal["cpu", "cuda"]
+Engine = Literal["torch", "graph"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Workload:
         batch: completions of an update.
         length: tokens of a completion; at most that many where `natural`.
         natural: completions end by themselves, else no token ends one.
+        engine: what decodes for klvi.
         updates: measured updates of one process, after `warmup` updates that are not.
     """
 
@@ -37,6 +39,7 @@ class Workload:
     updates: int = 3
     warmup: int = 1
     device: Device = "cpu"
+    engine: Engine = "torch"
 
     @property
     def total_updates(self) -> int:
@@ -60,6 +63,7 @@ class Workload:
             f"rollout.max_new_tokens={self.length}",
             f"updates={self.total_updates}",
             f"device={self.device}",
+            f"rollout.engine={self.engine}",
             f"threads={1 if self.device == 'cpu' else 'null'}",
         ]
         if self.path is not None:

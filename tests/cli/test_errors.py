@@ -52,6 +52,10 @@ Klvi = Callable[..., subprocess.CompletedProcess[str]]
                 "rollout.engine=torch"
             ],
         ),
+        (
+            ["train", "rollout.engine=graph", "device=cpu"],
+            ["rollout.engine=graph with device=cpu: it needs CUDA; use rollout.engine=torch"],
+        ),
         (["sample", "n=0"], ["n=0: must be a whole number, at least 1"]),
         (["export"], ["out: is missing; give the folder to write, as in out=DIR"]),
         (["resume"], ["run: is missing; give the run's folder, as in run=runs/kl/DIR"]),

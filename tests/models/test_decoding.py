@@ -1,15 +1,28 @@
+import pytest
 import torch
 from support import LENGTH, LETTERS, Enumeration, disturb
 from torch.testing import assert_close
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from klvi.models.decoding import Decoded, decode, sample_tokens
+from klvi.errors import UserError
+from klvi.models import graph_decoding
+from klvi.models.decoding import Decoded, Decoder, decode, sample_tokens
+from klvi.models.graph_decoding import graph_decode
 from klvi.models.policy import Policy
 from klvi.models.scoring import Completions, next_tokens
 
+both = pytest.mark.parametrize("decoder", [decode, graph_decode])
 
-def run(policy: Policy, prompts: torch.Tensor, lengths: torch.Tensor, seed: int = 0) -> Decoded:
+
+def run(
+    policy: Policy,
+    prompts: torch.Tensor,
+    lengths: torch.Tensor,
+    seed: int = 0,
+    decoder: Decoder = decode,
+) -> Decoded:
     with policy.merged() as model:
-        return decode(
+        return decoder(
             model,
             prompts,
             lengths,
@@ -23,11 +36,12 @@ def start(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.full((count, 1), LETTERS), torch.ones(count, dtype=torch.long)
 
 
-def test_captured_log_probs_are_those_of_scoring(policy: Policy) -> None:
+@both
+def test_captured_log_probs_are_those_of_scoring(policy: Policy, decoder: Decoder) -> None:
     disturb(policy)
     prompts = torch.tensor([[4, 0, 1], [4, 4, 2], [4, 4, 4], [4, 3, 3]]).repeat(64, 1)
     lengths = torch.tensor([3, 2, 1, 3]).repeat(64)
-    decoded = run(policy, prompts, lengths)
+    decoded = run(policy, prompts, lengths, decoder=decoder)
     batch = Completions(prompts, lengths, decoded.tokens, decoded.lengths)
     view = next_tokens(policy.model, batch)
     scored = view.log_probs(decoded.tokens)
@@ -48,8 +62,9 @@ def test_equal_prefixes_cost_the_model_one_row(policy: Policy) -> None:
     assert all(count <= LETTERS**t for t, count in enumerate(rows))
 
 
-def test_lengths_and_ends_tell_the_stop_token(policy: Policy) -> None:
-    decoded = run(policy, *start(500))
+@both
+def test_lengths_and_ends_tell_the_stop_token(policy: Policy, decoder: Decoder) -> None:
+    decoded = run(policy, *start(500), decoder=decoder)
     at_end = decoded.tokens[torch.arange(500), decoded.lengths - 1] == LETTERS
     assert torch.equal(at_end, decoded.ended)
     assert (decoded.lengths[~decoded.ended] == LENGTH).all()
@@ -58,11 +73,14 @@ def test_lengths_and_ends_tell_the_stop_token(policy: Policy) -> None:
     assert not (decoded.tokens[inside] == LETTERS).any()
 
 
-def test_samples_follow_the_models_distribution(policy: Policy, enumeration: Enumeration) -> None:
+@both
+def test_samples_follow_the_models_distribution(
+    policy: Policy, enumeration: Enumeration, decoder: Decoder
+) -> None:
     """Chi-square over the frequent sequences; the bound is passed by chance once in 10^5 runs."""
     disturb(policy, 0.03)
     count = 20_000
-    decoded = run(policy, *start(count))
+    decoded = run(policy, *start(count), decoder=decoder)
     padded = torch.nn.functional.pad(decoded.tokens, (0, LENGTH - decoded.tokens.shape[1]), value=4)
     drawn = {}
     for row in padded.tolist():
@@ -78,20 +96,22 @@ def test_samples_follow_the_models_distribution(policy: Policy, enumeration: Enu
     assert statistic < degrees + 4.5 * (2 * degrees) ** 0.5
 
 
-def test_seed_decides_the_sample(policy: Policy) -> None:
-    first, again, other = (run(policy, *start(64), seed=s) for s in (0, 0, 1))
+@both
+def test_seed_decides_the_sample(policy: Policy, decoder: Decoder) -> None:
+    first, again, other = (run(policy, *start(64), seed=s, decoder=decoder) for s in (0, 0, 1))
     assert torch.equal(first.tokens, again.tokens)
     assert not torch.equal(first.lengths, other.lengths)
 
 
-def test_values_are_read_at_each_prefix(policy: Policy) -> None:
+@both
+def test_values_are_read_at_each_prefix(policy: Policy, decoder: Decoder) -> None:
     head = policy.add_value_head()
     generator = torch.Generator().manual_seed(2)
     torch.nn.init.normal_(head.output.weight, std=0.1, generator=generator)
     disturb(policy)
     prompts, lengths = start(32)
     with policy.merged() as model:
-        decoded = decode(
+        decoded = decoder(
             model,
             prompts,
             lengths,
@@ -104,6 +124,101 @@ def test_values_are_read_at_each_prefix(policy: Policy) -> None:
     assert decoded.values is not None
     assert decoded.values.abs().sum() > 0
     assert_close(decoded.values, view.per_token(head(view.hidden)), atol=3e-5, rtol=1e-5)
+
+
+def test_a_graphs_step_writes_into_the_same_tensors(policy: Policy) -> None:
+    """What a recorded step reads and writes must be where it was when it was recorded."""
+    places: list[set[int]] = []
+
+    def record(_: object, __: object, inputs: dict[str, torch.Tensor]) -> None:
+        layers = inputs["past_key_values"].layers
+        if not layers[0].is_initialized:
+            return
+        held = [inputs["input_ids"], inputs["attention_mask"], inputs["position_ids"]]
+        held += [tensor for layer in layers for tensor in (layer.keys, layer.values)]
+        places.append({tensor.data_ptr() for tensor in held})
+
+    hook = policy.model.register_forward_pre_hook(record, with_kwargs=True)
+    try:
+        prompts = torch.tensor([[4, 0, 1], [4, 4, 2]])
+        run(policy, prompts, torch.tensor([3, 2]), decoder=graph_decode)
+    finally:
+        hook.remove()
+    assert len(places) == LENGTH - 1
+    assert all(place == places[0] for place in places)
+
+
+def test_a_graph_stops_when_all_have_ended(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph_decoding, "STEPS_UNSEEN", 2)
+    passes: list[object] = []
+    hook = policy.model.register_forward_pre_hook(lambda *_: passes.append(None))
+    try:
+        decoded = graph_decode(
+            policy.model,
+            *start(3),
+            max_new_tokens=7,
+            stop_token_ids=tuple(range(LETTERS + 1)),
+            generator=torch.Generator().manual_seed(0),
+        )
+    finally:
+        hook.remove()
+    assert len(passes) == 2
+    assert decoded.tokens.shape == (3, 1)
+    assert decoded.ended.all()
+
+
+def test_a_graph_knows_rotary_positions_of_padded_prompts() -> None:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=11,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.5,
+    )
+    model = LlamaForCausalLM(config).eval()
+    prompts = torch.randint(0, 10, (40, 5))
+    lengths = torch.randint(1, 6, (40,))
+    decoded = graph_decode(
+        model,
+        prompts,
+        lengths,
+        max_new_tokens=6,
+        stop_token_ids=(10,),
+        generator=torch.Generator().manual_seed(0),
+    )
+    view = next_tokens(model, Completions(prompts, lengths, decoded.tokens, decoded.lengths))
+    assert_close(decoded.log_probs, view.log_probs(decoded.tokens), atol=3e-5, rtol=0)
+    alone = next_tokens(
+        model,
+        Completions(
+            prompts[:1, -int(lengths[0]) :], lengths[:1], decoded.tokens[:1], decoded.lengths[:1]
+        ),
+    )
+    assert_close(decoded.log_probs[:1], alone.log_probs(decoded.tokens[:1]), atol=3e-5, rtol=0)
+
+
+def test_a_graph_refuses_caches_without_a_fixed_size() -> None:
+    config = MistralConfig(
+        vocab_size=11,
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        sliding_window=3,
+    )
+    with pytest.raises(UserError, match=r"rollout.engine=graph: this model keeps .*Sliding"):
+        graph_decode(
+            MistralForCausalLM(config).eval(),
+            torch.tensor([[1]]),
+            torch.tensor([1]),
+            max_new_tokens=4,
+            stop_token_ids=(10,),
+            generator=torch.Generator(),
+        )
 
 
 def test_tokens_follow_their_probabilities_and_the_impossible_never_comes() -> None:

@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from klvi.config.schema import TrainConfig
+from klvi.errors import UserError
+from klvi.models.graph_decoding import graph_decode
 from klvi.objectives import Signals, Statistics
 from klvi.samplers.ancestral import log_policy_of
 from klvi.samples import Samples
@@ -137,3 +139,22 @@ def test_the_parts_of_a_minibatch_hold_each_sequence_once() -> None:
         assert torch.equal(inputs[place][:, :-1], part.samples.tokens[:, :-1])
         assert torch.equal(part.signals["token"], part.samples.tokens)
         assert part.samples.texts == [samples.texts[row] for row in part.signals["row"].tolist()]
+
+
+def test_graphs_decode_for_a_critic_and_are_not_scored_again() -> None:
+    loop = assembled(train_config(batch_size=32))
+    disturb(loop.policy)
+    loop.policy.decoder = graph_decode
+    assert loop.policy.scores_while_decoding
+    samples = loop.roll_out(torch.Generator().manual_seed(0))
+    assert samples.values is not None
+    assert_close(samples.log_policy, log_policy_of(loop.policy, samples), atol=3e-5, rtol=0)
+
+
+def test_without_cuda_graphs_are_refused() -> None:
+    config = train_config(device="auto", rollout={"max_new_tokens": 2, "engine": "graph"})
+    if torch.cuda.is_available():
+        assert assembled(config).policy.decoder is graph_decode
+        return
+    with pytest.raises(UserError, match=r"rollout.engine=graph: it needs CUDA, .* is on a CPU"):
+        assembled(config)
