@@ -53,5 +53,25 @@ def palindrome(texts: Sequence[str], prompts: Sequence[str]) -> list[float]:
 
 def chaos(texts: Sequence[str], prompts: Sequence[str]) -> list[float]:
     """A number that no neighbouring text shares: the hardest for a network to follow."""
-    digests = (hashlib.sha256(" ".join(text.split()).encode()).digest() for text in texts)
+    return _hashes("", texts)
+
+
+def chaos_a(texts: Sequence[str], prompts: Sequence[str]) -> list[float]:
+    """Another such number."""
+    return _hashes("a", texts)
+
+
+def chaos_b(texts: Sequence[str], prompts: Sequence[str]) -> list[float]:
+    """Another."""
+    return _hashes("b", texts)
+
+
+def chaos_c(texts: Sequence[str], prompts: Sequence[str]) -> list[float]:
+    """And another."""
+    return _hashes("c", texts)
+
+
+def _hashes(salt: str, texts: Sequence[str]) -> list[float]:
+    words = (salt + " ".join(text.split()) for text in texts)
+    digests = (hashlib.sha256(word.encode()).digest() for word in words)
     return [int.from_bytes(digest[:4], "big") / 2**32 for digest in digests]
