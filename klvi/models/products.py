@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
 # Weights below which finding oneDNN's kernel for yet another shape costs more than it saves.
-LEAST_WEIGHTS = 2**14
+LEAST_WEIGHTS = 2**18
 
 
 def product(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
