@@ -90,14 +90,14 @@ class _Sequences:
         self._column = torch.full((1,), width, device=device)
         self._position = prompt_lengths[:, None].clone()
         self._cache = _fixed_cache(model, width + max_new_tokens, self._column)
-        self._hidden_columns = torch.full(
+        self._attention = torch.full(
             (count, 1, 1, width + max_new_tokens),
             torch.finfo(model.dtype).min,
             dtype=model.dtype,
             device=device,
         )
         real = torch.ones_like(prompt_tokens).bool() if self._padding is None else self._padding
-        self._hidden_columns[:, 0, 0, :width].masked_fill_(real, 0.0)
+        self._attention[:, 0, 0, :width].masked_fill_(real, 0.0)
 
     def draw(self, generator: torch.Generator) -> None:
         """All random numbers `(T, N, 1)` that the steps will use."""
@@ -120,12 +120,12 @@ class _Sequences:
 
     def step(self) -> None:
         """Read the last tokens and take the next."""
-        self._hidden_columns.index_fill_(3, self._column, 0.0)
+        self._attention.index_fill_(3, self._column, 0.0)
         logits, hidden = last_logits(
             self._model,
             input_ids=self._inputs,
             past_key_values=self._cache,
-            attention_mask=self._hidden_columns,
+            attention_mask=self._attention,
             position_ids=self._position,
         )
         self._column.add_(1)
