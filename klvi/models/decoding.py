@@ -14,7 +14,9 @@ from klvi.models.cache import reserved_cache
 from klvi.models.scoring import left_padding
 from klvi.samples import distinct_rows
 
-COMPACT_BELOW = 0.75
+# Of the rows of a step: how many must be live to leave the ended ones in, and how few must be
+# distinct to be shared. Either spares or costs a copy of the whole cache.
+COMPACT_BELOW, SHARE_BELOW = 0.75, 0.9
 
 
 @dataclass(frozen=True)
@@ -186,13 +188,15 @@ class _Batch:
         """Append `choice` `(n, 1)` to the sequences that are `live` `(n,)`.
 
         While no row is shared, ended sequences are dropped only when there are enough of them to
-        be worth a copy of the cache.
+        be worth a copy of the cache. Rows are shared only while enough of them are equal.
         """
         if not self._shared and int(live.sum()) >= COMPACT_BELOW * len(live):
             self._append(choice)
             return
         self.rows, parent, choice = self.rows[live], self._place[live], choice[live]
         first, self._place = distinct_rows(torch.cat([parent[:, None], choice], 1))
+        if len(first) > SHARE_BELOW * len(self.rows):
+            first = self._place = torch.arange(len(self.rows), device=self.rows.device)
         self._select(parent[first])
         self._append(choice[first])
 

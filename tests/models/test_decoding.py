@@ -2,10 +2,18 @@ import pytest
 import torch
 from support import LENGTH, LETTERS, Enumeration, disturb
 from torch.testing import assert_close
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
 
 from klvi.errors import UserError
 from klvi.models import graph_decoding
+from klvi.models.cache import ReservedLayer
 from klvi.models.decoding import Decoded, Decoder, decode, sample_tokens
 from klvi.models.graph_decoding import graph_decode
 from klvi.models.policy import Policy
@@ -60,6 +68,32 @@ def test_equal_prefixes_cost_the_model_one_row(policy: Policy) -> None:
         hook.remove()
     assert rows[0] == 1
     assert all(count <= LETTERS**t for t, count in enumerate(rows))
+
+
+def test_nothing_is_copied_once_nearly_all_prefixes_differ(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """64 of 400 nearly equally likely tokens: some pair is equal at first, then hardly any."""
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=400, n_embd=8, n_layer=1, n_head=1)).eval()
+    copies: list[int] = []
+    select = ReservedLayer.batch_select_indices
+
+    def counted(layer: ReservedLayer, indices: torch.Tensor) -> None:
+        copies.append(len(indices))
+        select(layer, indices)
+
+    monkeypatch.setattr(ReservedLayer, "batch_select_indices", counted)
+    decoded = decode(
+        model,
+        torch.zeros(64, 1, dtype=torch.long),
+        torch.ones(64, dtype=torch.long),
+        max_new_tokens=12,
+        stop_token_ids=(400,),
+        generator=torch.Generator().manual_seed(0),
+    )
+    assert len(decoded.tokens[:, 0].unique()) < 64
+    assert copies == [64]
 
 
 @both
