@@ -33,6 +33,7 @@ def run(keep: str) -> list[int]:
 def test_freed_memory_serves_again_and_none_is_taken_ahead() -> None:
     _, again, most = run("keep_freed_memory()")
     _, plain, least = run("")
-    assert again < plain / 20
+    # Where the kernel gives large pages unasked there are few faults in any case.
+    assert again < max(plain / 20, 8)
     # 32 MiB are used, and large pages round up; the heap's whole length would be 1024 MiB.
     assert most < least + 100
