@@ -10,6 +10,7 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
 import torch
 from torch import Tensor
+from transformers import MistralConfig
 
 from klvi.config.schema import TrainConfig
 from klvi.models.policy import Policy
@@ -27,6 +28,19 @@ def disturb(policy: Policy, size: float = 0.3, seed: int = 1) -> Policy:
     for parameter in policy.adapter_parameters():
         parameter.data.add_(size * torch.randn(parameter.shape, generator=generator))
     return policy
+
+
+def sliding_window_config() -> MistralConfig:
+    """A small model whose layers keep the keys and values of three tokens."""
+    return MistralConfig(
+        vocab_size=11,
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        sliding_window=3,
+    )
 
 
 @dataclass(frozen=True)

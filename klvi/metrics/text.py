@@ -233,10 +233,11 @@ def _matches(
     """
     chosen = kept[owners]
     types, owners, counts = types[chosen], owners[chosen], counts[chosen]
-    place = np.arange(len(types))
-    begins = np.concatenate([np.ones(min(len(types), 1), bool), types[1:] != types[:-1]])
-    first = np.maximum.accumulate(np.where(begins, place, 0))
-    following = np.append(np.where(begins[1:], 0, counts[1:]), np.zeros(min(len(types), 1), int))
+    if len(types) == 0:
+        return np.zeros(len(kept))
+    begins = np.append(True, types[1:] != types[:-1])
+    first = np.maximum.accumulate(np.where(begins, np.arange(len(types)), 0))
+    following = np.append(np.where(begins[1:], 0, counts[1:]), 0)
     others = np.where(begins, following, counts[first])
     return np.bincount(owners, np.minimum(counts, others), len(kept)).astype(np.float64)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from klvi.models.cache import reserved_cache
-from klvi.models.scoring import left_padding
+from klvi.models.scoring import left_padding, positions
 from klvi.samples import distinct_rows
 
 # Of the rows of a step: how many must be live to leave the ended ones in, and how few must be
@@ -168,7 +168,7 @@ class _Batch:
         self._cache = reserved_cache(model.config, prompt_tokens.shape[1] + max_new_tokens)
         self._inputs = prompt_tokens[first]
         self._attention = None if padding is None else padding[first]
-        self._position = None if padding is None else (padding[first].cumsum(1) - 1).clamp_min(0)
+        self._position = None if padding is None else positions(padding[first])
 
     @property
     def _shared(self) -> bool:

@@ -19,7 +19,7 @@ from transformers.cache_utils import DynamicLayer
 
 from klvi.errors import UserError
 from klvi.models.decoding import Decoded, last_logits, tokens_at
-from klvi.models.scoring import left_padding
+from klvi.models.scoring import left_padding, positions
 
 # Steps between two looks at whether all sequences have ended: each look waits for the GPU.
 STEPS_UNSEEN = 8
@@ -42,9 +42,15 @@ def graph_decode(
 
     Raises UserError where the model's cache cannot be fixed, or its step not be recorded.
     """
-    sequences = _Sequences(model, prompt_tokens, prompt_lengths, max_new_tokens, stop_token_ids)
-    sequences.draw(generator)
-    sequences.value_of = value_of
+    uniform = torch.rand(
+        max_new_tokens,
+        len(prompt_tokens),
+        1,
+        dtype=torch.float64,
+        device=prompt_tokens.device,
+        generator=generator,
+    )
+    sequences = _Sequences(model, prompt_tokens, prompt_lengths, stop_token_ids, uniform, value_of)
     sequences.begin()
     step: Callable[[], None] = sequences.step
     for t in range(1, max_new_tokens):
@@ -61,7 +67,6 @@ class _Sequences:
 
     Attributes:
         ended: `(N,)` bool.
-        value_of: maps final hidden states `(N, H)` to `(N,)`, or None.
     """
 
     def __init__(
@@ -69,10 +74,13 @@ class _Sequences:
         model: PreTrainedModel,
         prompt_tokens: Tensor,
         prompt_lengths: Tensor,
-        max_new_tokens: int,
         stop_token_ids: tuple[int, ...],
+        uniform: Tensor,
+        value_of: Callable[[Tensor], Tensor] | None,
     ) -> None:
+        """`uniform` `(T, N, 1)` are the random numbers of all T steps."""
         (count, width), device = prompt_tokens.shape, prompt_tokens.device
+        max_new_tokens = len(uniform)
         self._model = model
         self._prompt = prompt_tokens
         self._padding = left_padding(prompt_tokens, prompt_lengths)
@@ -82,7 +90,8 @@ class _Sequences:
         self._values = torch.zeros_like(self._log_probs)
         self._lengths = torch.zeros(count, dtype=torch.long, device=device)
         self.ended = torch.zeros(count, dtype=torch.bool, device=device)
-        self.value_of: Callable[[Tensor], Tensor] | None = None
+        self._uniform = uniform
+        self._value_of = value_of
         self._inputs = torch.zeros(count, 1, dtype=torch.long, device=device)
         # Where a step writes: the number of the new token, the column of the last one's keys and
         # values, its position.
@@ -99,19 +108,14 @@ class _Sequences:
         real = torch.ones_like(prompt_tokens).bool() if self._padding is None else self._padding
         self._attention[:, 0, 0, :width].masked_fill_(real, 0.0)
 
-    def draw(self, generator: torch.Generator) -> None:
-        """All random numbers `(T, N, 1)` that the steps will use."""
-        count, steps = self._tokens.shape
-        self._uniform = torch.rand(
-            steps, count, 1, dtype=torch.float64, device=generator.device, generator=generator
-        )
-
     def begin(self) -> None:
         """Read the prompts and take the first tokens."""
         options: dict[str, Tensor] = {}
         if self._padding is not None:
-            position = (self._padding.cumsum(1) - 1).clamp_min(0)
-            options = {"attention_mask": self._padding.long(), "position_ids": position}
+            options = {
+                "attention_mask": self._padding.long(),
+                "position_ids": positions(self._padding),
+            }
         self._take(
             *last_logits(
                 self._model, input_ids=self._prompt, past_key_values=self._cache, **options
@@ -139,8 +143,8 @@ class _Sequences:
         token = torch.where(live, choice, self._stop[0])
         self._write(self._tokens, token)
         self._write(self._log_probs, torch.where(live, log_next.gather(1, choice), 0.0))
-        if self.value_of is not None:
-            self._write(self._values, torch.where(live, self.value_of(hidden)[:, None], 0.0))
+        if self._value_of is not None:
+            self._write(self._values, torch.where(live, self._value_of(hidden)[:, None], 0.0))
         self._lengths.add_(live[:, 0])
         self.ended.logical_or_((token == self._stop).any(1))
         self._inputs.copy_(token)
@@ -157,7 +161,7 @@ class _Sequences:
             self._lengths,
             self.ended,
             self._log_probs[:, :longest],
-            None if self.value_of is None else self._values[:, :longest],
+            None if self._value_of is None else self._values[:, :longest],
         )
 
 

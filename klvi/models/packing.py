@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from klvi.models.products import has_onednn
+from klvi.models.products import has_onednn, onednn_linear
 
 # Steps and weights below which laying out takes longer than it saves.
 LEAST_STEPS, LEAST_WEIGHTS = 16, 2**16
@@ -49,14 +49,9 @@ def pack(layer: Any) -> Tensor:
 def computing_with(weights: Mapping[Any, Tensor]) -> Iterator[None]:
     """The layers computing with packed weights, without gradient; afterwards as they were."""
     for layer, weight in weights.items():
-        layer.forward = partial(_linear, weight, layer.bias)
+        layer.forward = partial(onednn_linear, weight, layer.bias)
     try:
         yield
     finally:
         for layer in weights:
             del layer.forward
-
-
-def _linear(weight: Tensor, bias: Tensor | None, inputs: Tensor) -> Tensor:
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
-    return result

@@ -27,9 +27,14 @@ def product(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
         bias: `(out,)`.
     """
     if _pays(weight) and inputs.dtype == weight.dtype:
-        result: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
-        return result
+        return onednn_linear(weight, bias, inputs)
     return nn.functional.linear(inputs, weight, bias)
+
+
+def onednn_linear(weight: Tensor, bias: Tensor | None, inputs: Tensor) -> Tensor:
+    """`product` by oneDNN, of a `weight` for which there is `has_onednn`, in rows or laid out."""
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
+    return result
 
 
 def has_onednn(weight: Tensor) -> bool:

@@ -113,6 +113,11 @@ def left_padding(prompt_tokens: Tensor, prompt_lengths: Tensor) -> Tensor | None
     return torch.arange(width, device=prompt_tokens.device) >= width - prompt_lengths[:, None]
 
 
+def positions(attention: Tensor) -> Tensor:
+    """Position ids `(N, T)` of the tokens in `attention` `(N, T)` bool, from 0; 0 in padding."""
+    return (attention.cumsum(1) - 1).clamp_min(0)
+
+
 def next_tokens(model: PreTrainedModel, completions: Completions) -> NextTokens:
     """One forward pass; the output embedding is applied to the completions' real tokens only.
 
@@ -127,7 +132,7 @@ def next_tokens(model: PreTrainedModel, completions: Completions) -> NextTokens:
     if padding is not None:
         attention = torch.cat([padding, mask[:, :-1]], 1)
         options["attention_mask"] = attention.long()
-        options["position_ids"] = (attention.cumsum(1) - 1).clamp_min(0)
+        options["position_ids"] = positions(attention)
     captured: list[Tensor] = []
 
     def pack(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

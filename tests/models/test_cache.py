@@ -1,6 +1,7 @@
 import torch
+from support import sliding_window_config
 from torch.testing import assert_close
-from transformers import DynamicCache, GPT2Config, MistralConfig, MistralForCausalLM
+from transformers import DynamicCache, GPT2Config, MistralForCausalLM
 
 from klvi.models.cache import ReservedLayer, reserved_cache
 
@@ -33,15 +34,7 @@ def test_nothing_is_copied_from_token_to_token() -> None:
 
 
 def test_layers_of_another_kind_stay_as_they_are() -> None:
-    config = MistralConfig(
-        vocab_size=11,
-        hidden_size=8,
-        intermediate_size=8,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        sliding_window=3,
-    )
+    config = sliding_window_config()
     assert not any(isinstance(layer, ReservedLayer) for layer in reserved_cache(config, 9).layers)
     model = MistralForCausalLM(config).eval()
     tokens = torch.arange(6)[None]

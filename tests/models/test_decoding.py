@@ -1,13 +1,12 @@
 import pytest
 import torch
-from support import LENGTH, LETTERS, Enumeration, disturb
+from support import LENGTH, LETTERS, Enumeration, disturb, sliding_window_config
 from torch.testing import assert_close
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
-    MistralConfig,
     MistralForCausalLM,
 )
 
@@ -235,15 +234,7 @@ def test_a_graph_knows_rotary_positions_of_padded_prompts() -> None:
 
 
 def test_a_graph_refuses_caches_without_a_fixed_size() -> None:
-    config = MistralConfig(
-        vocab_size=11,
-        hidden_size=8,
-        intermediate_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        sliding_window=3,
-    )
+    config = sliding_window_config()
     with pytest.raises(UserError, match=r"rollout.engine=graph: this model keeps .*Sliding"):
         graph_decode(
             MistralForCausalLM(config).eval(),
