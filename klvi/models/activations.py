@@ -41,28 +41,31 @@ class TanhGELU(nn.Module):
 
 
 class _TanhGELU(torch.autograd.Function):
-    """x·σ(v), v = 2√(2/π)(x + 0.044715x³), which is the same; its gradient is σ(1 + x·v'·(1−σ))."""
+    """y = x·σ(v), v = 2√(2/π)(x + 0.044715x³), which is the same; y' = σ + y·(1 − σ)·v'.
+
+    Of the two results, the layer that follows keeps y in any case, and σ is y/x: nothing else is
+    written or kept, which is a fifth of a small GPT-2's activations.
+    """
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor) -> Tensor:
         flat = inputs.reshape(-1)
-        gate, outputs = torch.empty_like(flat), torch.empty_like(flat)
-        slope = flat.new_tensor(SLOPE)
-        for x, sigma, y in _parts(flat, gate, outputs):
-            torch.addcmul(slope, x, x, value=CUBIC, out=sigma).mul_(x).sigmoid_()
-            torch.mul(x, sigma, out=y)
-        ctx.save_for_backward(flat, gate)
+        outputs, slope = torch.empty_like(flat), flat.new_tensor(SLOPE)
+        for x, y in _parts(flat, outputs):
+            torch.addcmul(slope, x, x, value=CUBIC, out=y).mul_(x).sigmoid_().mul_(x)
+        ctx.save_for_backward(flat, outputs)
         return outputs.view_as(inputs)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        flat, gate = ctx.saved_tensors
-        result = torch.empty_like(flat)
-        slope = flat.new_tensor(SLOPE)
-        for x, sigma, grad, out in _parts(flat, gate, gradient.reshape(-1), result):
-            torch.addcmul(slope, x, x, value=3 * CUBIC, out=out).mul_(x)
-            out.addcmul_(out, sigma, value=-1).add_(1).mul_(sigma).mul_(grad)
+        flat, outputs = ctx.saved_tensors
+        result, slope = torch.empty_like(flat), flat.new_tensor(SLOPE)
+        for x, y, grad, out in _parts(flat, outputs, gradient.reshape(-1), result):
+            # Exactly 0 has no quotient; σ is ½ there.
+            sigma = torch.div(y, x).nan_to_num_(0.5)
+            torch.addcmul(slope, x, x, value=3 * CUBIC, out=out).mul_(y)
+            out.addcmul_(out, sigma, value=-1).add_(sigma).mul_(grad)
         return result.view_as(gradient)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from klvi.models.cache import reserved_cache
+from klvi.models.gpt2 import gpt2_step
 from klvi.models.scoring import left_padding, positions
 from klvi.samples import distinct_rows
 
@@ -79,39 +80,24 @@ def decode(
         prompt_tokens: `(N, P)`, padded on the left; `prompt_lengths` `(N,)`.
         value_of: maps final hidden states `(n, H)` to `(n,)`.
     """
-    count, device = len(prompt_tokens), prompt_tokens.device
-    stop = torch.tensor(stop_token_ids, device=device)
-    tokens = torch.full((count, max_new_tokens), stop_token_ids[0], device=device)
-    log_probs = torch.zeros(count, max_new_tokens, device=device)
-    values = torch.zeros_like(log_probs) if value_of else None
-    lengths = torch.full((count,), max_new_tokens, device=device)
-    ended = torch.zeros(count, dtype=torch.bool, device=device)
+    stop = torch.tensor(stop_token_ids, device=prompt_tokens.device)
     batch = _Batch(model, prompt_tokens, prompt_lengths, max_new_tokens)
+    columns: list[_Column] = []
     for t in range(max_new_tokens):
-        rows = batch.rows
         logits, hidden = batch.step()
         log_next = logits.float().log_softmax(-1)
         choice = sample_tokens(log_next, generator)
-        live = ~ended[rows]
-        tokens[rows, t] = torch.where(live, choice[:, 0], tokens[rows, t])
-        log_probs[rows, t] = torch.where(live, log_next.gather(1, choice)[:, 0], 0.0)
-        if values is not None and value_of is not None:
-            values[rows, t] = torch.where(live, value_of(hidden), 0.0)
-        stopped = live & torch.isin(choice[:, 0], stop)
-        lengths[rows[stopped]] = t + 1
-        ended[rows[stopped]] = True
-        live = live & ~stopped
-        if not live.any():
+        value = torch.zeros(0) if value_of is None else value_of(hidden)
+        columns.append(
+            _Column(batch.rows, batch.live, choice[:, 0], log_next.gather(1, choice)[:, 0], value)
+        )
+        left = batch.end(choice, stop)
+        if left == 0 or t + 1 == max_new_tokens:
             break
-        batch.advance(choice, live)
-    longest = int(lengths.max())
-    return Decoded(
-        tokens[:, :longest],
-        lengths,
-        ended,
-        log_probs[:, :longest],
-        None if values is None else values[:, :longest],
-    )
+        batch.advance(choice, left)
+    running = torch.zeros_like(prompt_lengths).bool()
+    running[batch.rows] = batch.live
+    return _decoded(columns, ~running, stop_token_ids[0], with_values=value_of is not None)
 
 
 def sample_tokens(log_probs: Tensor, generator: torch.Generator) -> Tensor:
@@ -147,11 +133,51 @@ def last_logits(model: PreTrainedModel, **inputs: Any) -> tuple[Tensor, Tensor]:
     return output.logits[:, -1], captured[0][:, 0].float()
 
 
+@dataclass(frozen=True)
+class _Column:
+    """What one step said of the n sequences of a batch; all `(n,)`.
+
+    Attributes:
+        rows: which of the N sequences they are.
+        live: whether they had not ended before.
+        value: empty where there are no values.
+    """
+
+    rows: Tensor
+    live: Tensor
+    token: Tensor
+    log_prob: Tensor
+    value: Tensor
+
+
+def _decoded(columns: list[_Column], ended: Tensor, padding: int, *, with_values: bool) -> Decoded:
+    """The steps side by side, `padding` where a sequence has no token."""
+    live = torch.cat([column.live for column in columns])
+    rows = torch.cat([column.rows for column in columns])[live]
+    steps = torch.cat([torch.full_like(c.rows, t) for t, c in enumerate(columns)])[live]
+
+    def table(parts: list[Tensor], empty: float) -> Tensor:
+        entries = torch.cat(parts)[live]
+        result = torch.full(
+            (len(ended), len(columns)), empty, dtype=entries.dtype, device=entries.device
+        )
+        return result.index_put_((rows, steps), entries)
+
+    return Decoded(
+        tokens=table([column.token for column in columns], padding),
+        lengths=torch.bincount(rows, minlength=len(ended)),
+        ended=ended,
+        log_probs=table([column.log_prob for column in columns], 0.0),
+        values=table([column.value for column in columns], 0.0) if with_values else None,
+    )
+
+
 class _Batch:
     """The sequences still decoded; those that are equal so far share a row of the model's batch.
 
     Attributes:
         rows: `(n,)` which of the N sequences they are.
+        live: `(n,)` bool, which of them have not ended.
     """
 
     def __init__(
@@ -162,9 +188,11 @@ class _Batch:
         max_new_tokens: int,
     ) -> None:
         self.rows = torch.arange(len(prompt_tokens), device=prompt_tokens.device)
+        self.live = torch.ones_like(prompt_lengths).bool()
         first, self._place = distinct_rows(torch.cat([prompt_lengths[:, None], prompt_tokens], 1))
         padding = left_padding(prompt_tokens, prompt_lengths)
         self._model = model
+        self._plain_step = gpt2_step(model)
         self._cache = reserved_cache(model.config, prompt_tokens.shape[1] + max_new_tokens)
         self._inputs = prompt_tokens[first]
         self._attention = None if padding is None else padding[first]
@@ -176,24 +204,39 @@ class _Batch:
 
     def step(self) -> tuple[Tensor, Tensor]:
         """Next-token logits `(n, V)` and final hidden states `(n, H)`."""
+        # What autograd notes of every operation, to be told of a later use, is a few percent of a
+        # small model's step.
+        with torch.inference_mode():
+            logits, hidden = self._step()
+        return (logits[self._place], hidden[self._place]) if self._shared else (logits, hidden)
+
+    def _step(self) -> tuple[Tensor, Tensor]:
+        if self._plain_step is not None and self._inputs.shape[1] == 1:
+            return self._plain_step(self._inputs, self._cache, self._attention, self._position)
         options: dict[str, Tensor] = {}
         if self._attention is not None and self._position is not None:
             options = {"attention_mask": self._attention.long(), "position_ids": self._position}
-        logits, hidden = last_logits(
+        return last_logits(
             self._model, input_ids=self._inputs, past_key_values=self._cache, **options
         )
-        return (logits[self._place], hidden[self._place]) if self._shared else (logits, hidden)
 
-    def advance(self, choice: Tensor, live: Tensor) -> None:
-        """Append `choice` `(n, 1)` to the sequences that are `live` `(n,)`.
+    def end(self, choice: Tensor, stop: Tensor) -> int:
+        """End the sequences whose `choice` `(n, 1)` is a stop token; the number of live ones."""
+        self.live = self.live & ~torch.isin(choice[:, 0], stop)
+        return int(self.live.sum())
+
+    def advance(self, choice: Tensor, left: int) -> None:
+        """Append `choice` `(n, 1)` to the sequences, of which `left` are live.
 
         While no row is shared, ended sequences are dropped only when there are enough of them to
         be worth a copy of the cache. Rows are shared only while enough of them are equal.
         """
-        if not self._shared and int(live.sum()) >= COMPACT_BELOW * len(live):
+        live = self.live
+        if not self._shared and left >= COMPACT_BELOW * len(live):
             self._append(choice)
             return
         self.rows, parent, choice = self.rows[live], self._place[live], choice[live]
+        self.live = live[live]
         first, self._place = distinct_rows(torch.cat([parent[:, None], choice], 1))
         if len(first) > SHARE_BELOW * len(self.rows):
             first = self._place = torch.arange(len(self.rows), device=self.rows.device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,15 @@ class Policy:
                 self.adapted = get_peft_model(prior.model, _lora_config(prior.model, lora))
             self.adapted.eval()
             fuse_lora(self.model)
+        modules = list(self.model.modules())
+        self._lora_layers: list[Any] = [m for m in modules if isinstance(m, LoraLayer)]
+        self._lora_places = [
+            (parent, name, child)
+            for parent in modules
+            for name, child in parent.named_children()
+            if isinstance(child, LoraLayer)
+        ]
+        self._adapter = [p for name, p in self.model.named_parameters() if "lora_" in name]
 
     @property
     def model(self) -> PreTrainedModel:
@@ -120,14 +129,14 @@ class Policy:
 
     @contextmanager
     def as_prior(self) -> Iterator[PreTrainedModel]:
-        """The model as π0."""
-        for layer in self._lora_layers:
-            layer.enable_adapters(False)
+        """The model as π0, with the layers it had before the adapter came."""
+        for parent, name, layer in self._lora_places:
+            setattr(parent, name, layer.get_base_layer())
         try:
             yield self.model
         finally:
-            for layer in self._lora_layers:
-                layer.enable_adapters(True)
+            for parent, name, layer in self._lora_places:
+                setattr(parent, name, layer)
 
     @contextmanager
     def merged(self) -> Iterator[PreTrainedModel]:
@@ -153,12 +162,7 @@ class Policy:
         The output embedding, which no adapter changes, stays laid out for the next rollout.
         """
         head = self.model.get_output_embeddings()
-        idle = {
-            matrix
-            for layer in self._lora_layers
-            for matrix in (*layer.lora_A.values(), *layer.lora_B.values())
-        }
-        layers = packable(module for module in self.model.modules() if module not in idle)
+        layers = packable(self.model.modules())
         weights = {layer: pack(layer) for layer in layers if layer is not head}
         if head in layers:
             self._packed_head = pack(head) if self._packed_head is None else self._packed_head
@@ -235,14 +239,6 @@ class Policy:
             return self.model
         merged: PreTrainedModel = self.adapted.merge_and_unload()
         return merged
-
-    @cached_property
-    def _lora_layers(self) -> list[Any]:
-        return [module for module in self.model.modules() if isinstance(module, LoraLayer)]
-
-    @cached_property
-    def _adapter(self) -> list[nn.Parameter]:
-        return [p for name, p in self.model.named_parameters() if "lora_" in name]
 
 
 def _lora_config(model: PreTrainedModel, lora: LoraSection) -> LoraConfig:

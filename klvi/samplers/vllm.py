@@ -106,14 +106,13 @@ class VLLMDecoder:
 
 
 def _weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """The weights without LoRA's, by the names that the plain model gives them.
+    """All weights by name.
 
     Embeddings that are tied come twice: the engine, which may keep the two in different layouts,
     is told that they are not.
     """
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        if "lora_" not in name:
-            yield name.replace(".base_layer.", "."), parameter.data
+        yield name, parameter.data
 
 
 def _decoded(

@@ -33,3 +33,9 @@ def test_far_out_it_is_the_identity_or_nothing() -> None:
     outputs.sum().backward()
     assert outputs.tolist() == [0.0, 0.0, 50.0, 1e4]
     assert leaf.grad.tolist() == [0.0, 0.0, 1.0, 1.0]
+
+
+def test_the_slope_at_zero_is_a_half() -> None:
+    leaf = torch.tensor([-1e-30, 0.0, 1e-30], requires_grad=True)
+    TanhGELU()(leaf).sum().backward()
+    assert leaf.grad.tolist() == [0.5, 0.5, 0.5]

@@ -58,7 +58,7 @@ def test_captured_log_probs_are_those_of_scoring(policy: Policy, decoder: Decode
 def test_equal_prefixes_cost_the_model_one_row(policy: Policy) -> None:
     """512 completions of one start: a row, then at most one for each letter, and so on."""
     rows: list[int] = []
-    hook = policy.model.transformer.register_forward_pre_hook(
+    hook = policy.model.transformer.wte.register_forward_pre_hook(
         lambda _, inputs: rows.append(len(inputs[0]))
     )
     try:

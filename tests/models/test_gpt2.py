@@ -1,0 +1,89 @@
+from typing import Any
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from klvi.models.activations import fuse_activations
+from klvi.models.cache import reserved_cache
+from klvi.models.decoding import last_logits
+from klvi.models.gpt2 import gpt2_step
+
+VOCABULARY, STEPS = 11, 5
+
+
+def gpt2(**options: Any) -> GPT2LMHeadModel:
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=VOCABULARY, n_embd=24, n_layer=3, n_head=4, initializer_range=0.3, **options
+    )
+    model = GPT2LMHeadModel(config).eval()
+    fuse_activations(model)
+    return model
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"scale_attn_weights": False},
+        {"scale_attn_by_inverse_layer_idx": True},
+        {"activation_function": "relu", "n_inner": 20},
+        {"tie_word_embeddings": False},
+    ],
+)
+@pytest.mark.parametrize("padded", [False, True])
+@torch.no_grad()
+def test_a_step_is_transformers_bit_for_bit(options: dict[str, Any], padded: bool) -> None:
+    model = gpt2(**options)
+    step = gpt2_step(model)
+    assert step is not None
+    generator = torch.Generator().manual_seed(1)
+    prompts = torch.randint(VOCABULARY, (6, 3), generator=generator)
+    real = torch.ones(6, 3, dtype=torch.bool)
+    if padded:
+        real[0, 0] = real[1, :2] = False
+    own, theirs = (reserved_cache(model.config, 3 + STEPS) for _ in range(2))
+    for cache in (own, theirs):
+        place = (real.cumsum(1) - 1).clamp_min(0)
+        options = {"attention_mask": real.long(), "position_ids": place} if padded else {}
+        last_logits(model, input_ids=prompts, past_key_values=cache, **options)
+    for _ in range(STEPS):
+        tokens = torch.randint(VOCABULARY, (6, 1), generator=generator)
+        real = torch.cat([real, torch.ones(6, 1, dtype=torch.bool)], 1)
+        place = real.sum(1, keepdim=True) - 1
+        options = {"attention_mask": real.long(), "position_ids": place} if padded else {}
+        expected = last_logits(model, input_ids=tokens, past_key_values=theirs, **options)
+        found = step(tokens, own, *((real, place) if padded else (None, None)))
+        assert all(torch.equal(mine, other) for mine, other in zip(found, expected, strict=True))
+    assert all(
+        torch.equal(mine.keys, other.keys) and torch.equal(mine.values, other.values)
+        for mine, other in zip(own.layers, theirs.layers, strict=True)
+    )
+
+
+def test_half_precision_is_transformers_too() -> None:
+    model = gpt2().to(torch.bfloat16)
+    own, theirs = (reserved_cache(model.config, 1) for _ in range(2))
+    tokens = torch.arange(VOCABULARY)[:, None]
+    with torch.no_grad():
+        expected = last_logits(model, input_ids=tokens, past_key_values=theirs)
+        found = gpt2_step(model)(tokens, own, None, None)
+    assert found[0].dtype == torch.bfloat16
+    assert all(torch.equal(mine, other) for mine, other in zip(found, expected, strict=True))
+
+
+def test_any_other_model_is_left_to_transformers() -> None:
+    class Wider(GPT2LMHeadModel):
+        """A model of somebody's own."""
+
+    config = GPT2Config(vocab_size=VOCABULARY, n_embd=8, n_layer=1, n_head=1)
+    llama = LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=8, num_hidden_layers=1, num_attention_heads=1
+    )
+    eager = GPT2LMHeadModel._from_config(config, attn_implementation="eager")
+    crossed = GPT2LMHeadModel(
+        GPT2Config(vocab_size=VOCABULARY, n_embd=8, n_layer=1, n_head=1, add_cross_attention=True)
+    )
+    for model in (Wider(config), LlamaForCausalLM(llama), eager, crossed):
+        assert gpt2_step(model) is None
