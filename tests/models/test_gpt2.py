@@ -2,14 +2,17 @@ from typing import Any
 
 import pytest
 import torch
+from torch.testing import assert_close
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from klvi.models.activations import fuse_activations
 from klvi.models.cache import reserved_cache
 from klvi.models.decoding import last_logits
-from klvi.models.gpt2 import gpt2_step
+from klvi.models.gpt2 import MANY_KEYS, gpt2_step
 
-VOCABULARY, STEPS = 11, 5
+VOCABULARY = 11
+# Enough for both ways in which attention is computed.
+STEPS = MANY_KEYS + 2
 
 
 def gpt2(**options: Any) -> GPT2LMHeadModel:
@@ -34,7 +37,7 @@ def gpt2(**options: Any) -> GPT2LMHeadModel:
 )
 @pytest.mark.parametrize("padded", [False, True])
 @torch.no_grad()
-def test_a_step_is_transformers_bit_for_bit(options: dict[str, Any], padded: bool) -> None:
+def test_a_step_is_transformers(options: dict[str, Any], padded: bool) -> None:
     model = gpt2(**options)
     step = gpt2_step(model)
     assert step is not None
@@ -55,11 +58,9 @@ def test_a_step_is_transformers_bit_for_bit(options: dict[str, Any], padded: boo
         options = {"attention_mask": real.long(), "position_ids": place} if padded else {}
         expected = last_logits(model, input_ids=tokens, past_key_values=theirs, **options)
         found = step(tokens, own, *((real, place) if padded else (None, None)))
-        assert all(torch.equal(mine, other) for mine, other in zip(found, expected, strict=True))
-    assert all(
-        torch.equal(mine.keys, other.keys) and torch.equal(mine.values, other.values)
-        for mine, other in zip(own.layers, theirs.layers, strict=True)
-    )
+        assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    for mine, other in zip(own.layers, theirs.layers, strict=True):
+        assert_close((mine.keys, mine.values), (other.keys, other.values), atol=1e-5, rtol=1e-5)
 
 
 def test_half_precision_is_transformers_too() -> None:
