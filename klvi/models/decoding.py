@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from klvi.models.cache import reserved_cache
-from klvi.models.gpt2 import gpt2_step
+from klvi.models.gpt2 import plain_gpt2
 from klvi.models.scoring import left_padding, positions
 from klvi.samples import distinct_rows
 
@@ -192,7 +192,7 @@ class _Batch:
         first, self._place = distinct_rows(torch.cat([prompt_lengths[:, None], prompt_tokens], 1))
         padding = left_padding(prompt_tokens, prompt_lengths)
         self._model = model
-        self._plain_step = gpt2_step(model)
+        self._plain = plain_gpt2(model)
         self._cache = reserved_cache(model.config, prompt_tokens.shape[1] + max_new_tokens)
         self._inputs = prompt_tokens[first]
         self._attention = None if padding is None else padding[first]
@@ -211,8 +211,9 @@ class _Batch:
         return (logits[self._place], hidden[self._place]) if self._shared else (logits, hidden)
 
     def _step(self) -> tuple[Tensor, Tensor]:
-        if self._plain_step is not None and self._inputs.shape[1] == 1:
-            return self._plain_step(self._inputs, self._cache, self._attention, self._position)
+        if self._plain is not None and self._inputs.shape[1] == 1:
+            states = self._plain.step(self._inputs, self._cache, self._attention, self._position)
+            return self._plain.logits(states), states.float()
         options: dict[str, Tensor] = {}
         if self._attention is not None and self._position is not None:
             options = {"attention_mask": self._attention.long(), "position_ids": self._position}

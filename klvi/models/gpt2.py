@@ -1,4 +1,4 @@
-"""A step of decoding with GPT-2, written out.
+"""GPT-2 written out: a step of decoding, and a pass over whole sequences.
 
 transformers' forward pass serves every use of a model. What it looks up and wraps on the way is a
 third of a step's time where the model is small, as the shipped priors are.
@@ -7,69 +7,91 @@ third of a step's time where the model is small, as the shipped priors are.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import DynamicCache, GPT2LMHeadModel, PreTrainedModel
 
-# Keys from which, on a CPU, two products for all heads of all sequences at once are faster than
-# torch's attention, which takes one head of one sequence after the other.
-MANY_KEYS = 16
-
-Step = Callable[[Tensor, DynamicCache, Tensor | None, Tensor | None], tuple[Tensor, Tensor]]
+from klvi.models.attention import attend_causally, attend_once
 
 
-def gpt2_step(model: PreTrainedModel) -> Step | None:
-    """What computes a step with `model` as its layers now are; None where it is no plain GPT-2.
-
-    The step takes the last tokens `(n, 1)`, the cache of all before, which it extends, and, where
-    prompts are padded, which of all tokens are real `(n, K)` bool and the last ones' positions
-    `(n, 1)`. It returns logits `(n, V)` and final hidden states `(n, H)`.
-    """
+def plain_gpt2(model: PreTrainedModel) -> PlainGPT2 | None:
+    """`model` written out; None where it is no plain GPT-2, or in training mode, with dropout."""
     config = model.config
     plain = type(model) is GPT2LMHeadModel and config._attn_implementation == "sdpa"
-    if not plain or config.add_cross_attention:
+    if not plain or config.add_cross_attention or model.training:
         return None
-    trunk, head, heads = model.transformer, model.lm_head, config.n_head
-    # Looking up the attributes of a module takes as long as a small operation.
-    blocks = [
-        (block.ln_1, block.attn.c_attn, block.attn.c_proj, block.ln_2, block.mlp)
-        for block in trunk.h
-    ]
-    scales = [block.attn.scaling for block in trunk.h]
-    embedding, positions, final = trunk.wte, trunk.wpe, trunk.ln_f
+    return PlainGPT2(model)
+
+
+class PlainGPT2:
+    """The layers of a GPT-2 as they are now: with an adapter, without, or with one merged."""
+
+    def __init__(self, model: Any) -> None:
+        trunk = model.transformer
+        self._embedding, self._positions, self._final = trunk.wte, trunk.wpe, trunk.ln_f
+        self._head = model.lm_head
+        self._heads = model.config.n_head
+        # Looking up the attributes of a module takes as long as a small operation.
+        self._blocks = [
+            (block.ln_1, block.attn.c_attn, block.attn.c_proj, block.ln_2, block.mlp)
+            for block in trunk.h
+        ]
+        self._scales = [block.attn.scaling for block in trunk.h]
+        # How a layer keeps none of its activations and computes them again; None where it keeps.
+        self._again = [
+            block._gradient_checkpointing_func if block.gradient_checkpointing else None
+            for block in trunk.h
+        ]
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Next-token logits `(…, V)` after final hidden states `(…, H)`."""
+        logits: Tensor = self._head(states)
+        return logits
+
+    def states(self, tokens: Tensor) -> Tensor:
+        """Final hidden states `(n, T, H)` of `tokens` `(n, T)`, none of them padding."""
+        embedded = self._embedding(tokens) + self._positions.weight[: tokens.shape[1]]
+        return self._run(
+            embedded, lambda i, projected: attend_causally(projected, self._heads, self._scales[i])
+        )
 
     def step(
-        tokens: Tensor, cache: DynamicCache, real: Tensor | None, position: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        tokens: Tensor,
+        cache: DynamicCache,
+        real: Tensor | None = None,
+        position: Tensor | None = None,
+    ) -> Tensor:
+        """Final hidden states `(n, H)` of the last `tokens` `(n, 1)`.
+
+        Args:
+            cache: of all tokens before; it is extended.
+            real: `(n, K)` bool, which of all tokens are no padding; None for all.
+            position: `(n, 1)`, of the last tokens, where there is padding.
+        """
         place = cache.get_seq_length() if position is None else position[:, 0]
-        states = embedding(tokens[:, 0]) + positions.weight[place]
-        count, width = states.shape
         mask = None if real is None else real[:, None, None]
-        for (first, projections, merge, second, mlp), scale, layer in zip(
-            blocks, scales, cache.layers, strict=True
-        ):
-            projected = projections(first(states)).view(count, 3, heads, 1, width // heads)
-            query, key, value = projected.unbind(1)
-            keys, values = layer.update(key, value)
-            read = _attend(query, keys, values, mask, scale)
-            states = states + merge(read.view(count, width))
-            states = states + mlp(second(states))
-        states = final(states)
-        return head(states), states.float()
 
-    return step
+        def attend(i: int, projected: Tensor) -> Tensor:
+            count, width = projected.shape
+            split = projected.view(count, 3, self._heads, 1, width // 3 // self._heads)
+            query, key, value = split.unbind(1)
+            keys, values = cache.layers[i].update(key, value)
+            return attend_once(query, keys, values, mask, self._scales[i]).view(count, width // 3)
 
+        return self._run(self._embedding(tokens[:, 0]) + self._positions.weight[place], attend)
 
-def _attend(
-    query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float
-) -> Tensor:
-    """What `query` `(n, h, 1, d)` reads of `values` `(n, h, K, d)`; `mask` `(n, 1, 1, K)` bool."""
-    if query.is_cuda or keys.shape[2] < MANY_KEYS:
-        return torch.nn.functional.scaled_dot_product_attention(
-            query, keys, values, attn_mask=mask, scale=scale
-        )
-    scores = (scale * query) @ keys.transpose(2, 3)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
-    return scores.softmax(-1) @ values
+    def _run(self, states: Tensor, attend: Callable[[int, Tensor], Tensor]) -> Tensor:
+        for i, again in enumerate(self._again):
+            block = partial(self._block, i, attend)
+            states = block(states) if again is None else again(block, states)
+        final: Tensor = self._final(states)
+        return final
+
+    def _block(self, i: int, attend: Callable[[int, Tensor], Tensor], states: Tensor) -> Tensor:
+        first, projections, merge, second, mlp = self._blocks[i]
+        states = states + merge(attend(i, projections(first(states))))
+        result: Tensor = states + mlp(second(states))
+        return result

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
+from klvi.models.gpt2 import plain_gpt2
+
 # Tokens of a forward pass: on a CPU what its caches hold, on a GPU what fills it.
 CPU_BUDGET, CUDA_BUDGET = 1536, 8192
 # Logits that one operation handles at a time.
@@ -127,8 +129,22 @@ def next_tokens(model: PreTrainedModel, completions: Completions) -> NextTokens:
     mask = completions.mask
     width = mask.shape[1]
     tokens = torch.cat([completions.prompt_tokens, completions.tokens[:, :-1]], 1)
-    options: dict[str, Tensor] = {}
     padding = left_padding(completions.prompt_tokens, completions.prompt_lengths)
+    plain = plain_gpt2(model)
+    if plain is not None and padding is None:
+        hidden = plain.states(tokens)[:, -width:][mask]
+        logits = plain.logits(hidden)
+    else:
+        hidden, logits = _by_transformers(model, tokens, mask, padding)
+    return NextTokens(logits if logits.dtype == torch.float64 else logits.float(), hidden, mask)
+
+
+def _by_transformers(
+    model: PreTrainedModel, tokens: Tensor, mask: Tensor, padding: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Final hidden states `(n, H)` and logits `(n, V)` where `mask` `(N, T)` is True."""
+    width = mask.shape[1]
+    options: dict[str, Tensor] = {}
     if padding is not None:
         attention = torch.cat([padding, mask[:, :-1]], 1)
         options["attention_mask"] = attention.long()
@@ -146,9 +162,7 @@ def next_tokens(model: PreTrainedModel, completions: Completions) -> NextTokens:
     finally:
         hook.remove()
     # A view: the gradient of an index would be a second tensor of this size, filled with zeros.
-    logits = output.logits.squeeze(0)
-    precise = logits if logits.dtype == torch.float64 else logits.float()
-    return NextTokens(precise, captured[0], mask)
+    return captured[0], output.logits.squeeze(0)
 
 
 def token_log_probs(logits: Tensor, tokens: Tensor, rows: Tensor | None = None) -> Tensor:

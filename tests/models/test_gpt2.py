@@ -6,13 +6,25 @@ from torch.testing import assert_close
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from klvi.models.activations import fuse_activations
+from klvi.models.attention import FEWEST_KEYS, MOST_TOKENS
 from klvi.models.cache import reserved_cache
 from klvi.models.decoding import last_logits
-from klvi.models.gpt2 import MANY_KEYS, gpt2_step
+from klvi.models.gpt2 import plain_gpt2
 
 VOCABULARY = 11
 # Enough for both ways in which attention is computed.
-STEPS = MANY_KEYS + 2
+STEPS = FEWEST_KEYS + 2
+
+kinds = pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"scale_attn_weights": False},
+        {"scale_attn_by_inverse_layer_idx": True},
+        {"activation_function": "relu", "n_inner": 20},
+        {"tie_word_embeddings": False},
+    ],
+)
 
 
 def gpt2(**options: Any) -> GPT2LMHeadModel:
@@ -25,22 +37,13 @@ def gpt2(**options: Any) -> GPT2LMHeadModel:
     return model
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"scale_attn_weights": False},
-        {"scale_attn_by_inverse_layer_idx": True},
-        {"activation_function": "relu", "n_inner": 20},
-        {"tie_word_embeddings": False},
-    ],
-)
+@kinds
 @pytest.mark.parametrize("padded", [False, True])
 @torch.no_grad()
 def test_a_step_is_transformers(options: dict[str, Any], padded: bool) -> None:
     model = gpt2(**options)
-    step = gpt2_step(model)
-    assert step is not None
+    plain = plain_gpt2(model)
+    assert plain is not None
     generator = torch.Generator().manual_seed(1)
     prompts = torch.randint(VOCABULARY, (6, 3), generator=generator)
     real = torch.ones(6, 3, dtype=torch.bool)
@@ -56,22 +59,43 @@ def test_a_step_is_transformers(options: dict[str, Any], padded: bool) -> None:
         real = torch.cat([real, torch.ones(6, 1, dtype=torch.bool)], 1)
         place = real.sum(1, keepdim=True) - 1
         options = {"attention_mask": real.long(), "position_ids": place} if padded else {}
-        expected = last_logits(model, input_ids=tokens, past_key_values=theirs, **options)
-        found = step(tokens, own, *((real, place) if padded else (None, None)))
-        assert_close(found, expected, atol=1e-5, rtol=1e-5)
+        logits, hidden = last_logits(model, input_ids=tokens, past_key_values=theirs, **options)
+        states = plain.step(tokens, own, *((real, place) if padded else ()))
+        assert_close((plain.logits(states), states), (logits, hidden), atol=1e-5, rtol=1e-5)
     for mine, other in zip(own.layers, theirs.layers, strict=True):
         assert_close((mine.keys, mine.values), (other.keys, other.values), atol=1e-5, rtol=1e-5)
+
+
+@kinds
+@pytest.mark.parametrize("length", [1, 9, MOST_TOKENS + 1])
+def test_a_pass_is_transformers_with_its_gradients(options: dict[str, Any], length: int) -> None:
+    model = gpt2(**options)
+    plain = plain_gpt2(model)
+    assert plain is not None
+    generator = torch.Generator().manual_seed(length)
+    tokens = torch.randint(VOCABULARY, (4, length), generator=generator)
+    weight = torch.randn(4, length, VOCABULARY, generator=generator) / length
+    results = []
+    for logits in (plain.logits(plain.states(tokens)), model(input_ids=tokens).logits):
+        (logits * weight).sum().backward()
+        gradients = {name: p.grad for name, p in model.named_parameters()}
+        model.zero_grad()
+        results.append((logits.detach(), gradients))
+    assert_close(*results, atol=2e-5, rtol=2e-5)
 
 
 def test_half_precision_is_transformers_too() -> None:
     model = gpt2().to(torch.bfloat16)
     own, theirs = (reserved_cache(model.config, 1) for _ in range(2))
     tokens = torch.arange(VOCABULARY)[:, None]
+    plain = plain_gpt2(model)
+    assert plain is not None
     with torch.no_grad():
-        expected = last_logits(model, input_ids=tokens, past_key_values=theirs)
-        found = gpt2_step(model)(tokens, own, None, None)
-    assert found[0].dtype == torch.bfloat16
-    assert all(torch.equal(mine, other) for mine, other in zip(found, expected, strict=True))
+        logits, hidden = last_logits(model, input_ids=tokens, past_key_values=theirs)
+        states = plain.step(tokens, own)
+    assert plain.logits(states).dtype == torch.bfloat16
+    assert_close(plain.logits(states), logits)
+    assert_close(states.float(), hidden)
 
 
 def test_any_other_model_is_left_to_transformers() -> None:
@@ -87,4 +111,10 @@ def test_any_other_model_is_left_to_transformers() -> None:
         GPT2Config(vocab_size=VOCABULARY, n_embd=8, n_layer=1, n_head=1, add_cross_attention=True)
     )
     for model in (Wider(config), LlamaForCausalLM(llama), eager, crossed):
-        assert gpt2_step(model) is None
+        assert plain_gpt2(model.eval()) is None
+
+
+def test_dropout_is_left_to_transformers() -> None:
+    model = gpt2()
+    assert plain_gpt2(model.train()) is None
+    assert plain_gpt2(model.eval()) is not None

@@ -19,13 +19,14 @@ def test_log_probs_are_those_of_a_plain_forward_pass(
     policy: Policy, enumeration: Enumeration
 ) -> None:
     disturb(policy)
+    policy.model.double()
     batch = enumeration.completions
     view = next_tokens(policy.model, batch)
     ours = view.log_probs(batch.tokens)
     inputs = torch.cat([batch.prompt_tokens, batch.tokens], 1)
     plain = policy.model(input_ids=inputs).logits[:, :-1].log_softmax(-1)
     expected = plain.gather(2, batch.tokens[..., None]).squeeze(-1) * batch.mask
-    assert_close(ours, expected, atol=2e-5, rtol=0)
+    assert_close(ours, expected, atol=1e-10, rtol=0)
 
 
 def test_probabilities_of_all_complete_sequences_sum_to_one(
