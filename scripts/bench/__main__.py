@@ -40,7 +40,7 @@ def bench_tiny(options: argparse.Namespace) -> None:
     """The shipped prior, 64 × 40 tokens."""
     workload = Workload("tiny", 64, 40, device=options.device)
     rows = [
-        compare(workload, BOTH, repeats=1 if options.quick else 2),
+        compare(workload, BOTH, repeats=1 if options.quick else 3),
         compare(replace(workload, natural=True), ("klvi",)),
     ]
     print(tables.comparison(rows))
