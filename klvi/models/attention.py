@@ -27,7 +27,7 @@ def attend_once(
         mask: `(n, 1, 1, K)` bool, which of the keys are read; None for all.
         scale: of the scores.
     """
-    if query.is_cuda or keys.shape[2] < FEWEST_KEYS:
+    if keys.shape[2] < FEWEST_KEYS or not _by_products(query):
         return scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scale)
     scores = (scale * query) @ keys.transpose(2, 3)
     if mask is not None:
@@ -45,12 +45,17 @@ def attend_causally(projected: Tensor, heads: int, scale: float) -> Tensor:
     """
     count, length, width = projected.shape
     head = width // 3 // heads
-    if length <= MOST_TOKENS and head <= WIDEST_HEAD and not projected.is_cuda:
+    if length <= MOST_TOKENS and head <= WIDEST_HEAD and _by_products(projected):
         read: Tensor = _ShortAttention.apply(projected, heads, scale)
         return read
     query, key, value = projected.view(count, length, 3, heads, head).transpose(1, 3).unbind(2)
     states = scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
     return states.transpose(1, 2).reshape(count, length, width // 3)
+
+
+def _by_products(states: Tensor) -> bool:
+    """Whether products may replace torch's kernel, which in half precision adds up in float32."""
+    return states.device.type == "cpu" and states.dtype in {torch.float32, torch.float64}
 
 
 class _ShortAttention(torch.autograd.Function):

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import DynamicCache, GPT2LMHeadModel, PreTrainedModel
 
@@ -52,9 +53,10 @@ class PlainGPT2:
 
     def states(self, tokens: Tensor) -> Tensor:
         """Final hidden states `(n, T, H)` of `tokens` `(n, T)`, none of them padding."""
-        embedded = self._embedding(tokens) + self._positions.weight[: tokens.shape[1]]
+        places = torch.arange(tokens.shape[1], device=tokens.device)
         return self._run(
-            embedded, lambda i, projected: attend_causally(projected, self._heads, self._scales[i])
+            self._embedding(tokens) + self._positions(places),
+            lambda i, projected: attend_causally(projected, self._heads, self._scales[i]),
         )
 
     def step(
@@ -71,7 +73,8 @@ class PlainGPT2:
             real: `(n, K)` bool, which of all tokens are no padding; None for all.
             position: `(n, 1)`, of the last tokens, where there is padding.
         """
-        place = cache.get_seq_length() if position is None else position[:, 0]
+        if position is None:
+            position = torch.full((1, 1), cache.get_seq_length(), device=tokens.device)
         mask = None if real is None else real[:, None, None]
 
         def attend(i: int, projected: Tensor) -> Tensor:
@@ -81,7 +84,8 @@ class PlainGPT2:
             keys, values = cache.layers[i].update(key, value)
             return attend_once(query, keys, values, mask, self._scales[i]).view(count, width // 3)
 
-        return self._run(self._embedding(tokens[:, 0]) + self._positions.weight[place], attend)
+        embedded = self._embedding(tokens[:, 0]) + self._positions(position[:, 0])
+        return self._run(embedded, attend)
 
     def _run(self, states: Tensor, attend: Callable[[int, Tensor], Tensor]) -> Tensor:
         for i, again in enumerate(self._again):

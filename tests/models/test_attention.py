@@ -54,9 +54,15 @@ def test_only_what_is_short_and_narrow_is_read_the_short_way(
     monkeypatch.setattr(attention, "scaled_dot_product_attention", counted)
     for length, head in ((MOST_TOKENS, WIDEST_HEAD), (MOST_TOKENS + 1, 4), (2, WIDEST_HEAD + 1)):
         attend_causally(torch.zeros(1, length, 3 * HEADS * head), HEADS, 1.0)
+    half = torch.zeros(1, 3, 3 * HEADS * 4, dtype=torch.bfloat16)
+    attend_causally(half, HEADS, 1.0)
+    cache = torch.zeros(1, HEADS, FEWEST_KEYS, 5, dtype=torch.bfloat16)
+    attend_once(cache[:, :, :1], cache, cache, None, 1.0)
     assert [(shape[2], shape[3]) for shape in calls] == [
         (MOST_TOKENS + 1, 4),
         (2, WIDEST_HEAD + 1),
+        (3, 4),
+        (1, 5),
     ]
 
 

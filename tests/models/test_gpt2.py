@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch.testing import assert_close
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
@@ -82,6 +83,27 @@ def test_a_pass_is_transformers_with_its_gradients(options: dict[str, Any], leng
         model.zero_grad()
         results.append((logits.detach(), gradients))
     assert_close(*results, atol=2e-5, rtol=2e-5)
+
+
+def test_adapters_of_all_layers_count() -> None:
+    model = gpt2(tie_word_embeddings=False)
+    targets = ["wte", "wpe", "c_attn", "c_fc", "c_proj"]
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=targets, fan_in_fan_out=True))
+    adapted.eval()
+    torch.manual_seed(2)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    plain = plain_gpt2(model)
+    assert plain is not None
+    tokens = torch.arange(8).view(2, 4)
+    with torch.no_grad():
+        expected = model(input_ids=tokens).logits
+        assert_close(plain.logits(plain.states(tokens)), expected, atol=1e-5, rtol=1e-5)
+        cache = reserved_cache(model.config, 4)
+        for t in range(4):
+            states = plain.step(tokens[:, t : t + 1], cache)
+            assert_close(plain.logits(states), expected[:, t], atol=1e-5, rtol=1e-5)
 
 
 def test_half_precision_is_transformers_too() -> None:
