@@ -130,12 +130,13 @@ class Policy:
     @contextmanager
     def as_prior(self) -> Iterator[PreTrainedModel]:
         """The model as π0, with the layers it had before the adapter came."""
+        held = [getattr(parent, name) for parent, name, _ in self._lora_places]
         for parent, name, layer in self._lora_places:
             setattr(parent, name, layer.get_base_layer())
         try:
             yield self.model
         finally:
-            for parent, name, layer in self._lora_places:
+            for (parent, name, _), layer in zip(self._lora_places, held, strict=True):
                 setattr(parent, name, layer)
 
     @contextmanager

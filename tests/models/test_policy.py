@@ -54,6 +54,16 @@ def test_merging_is_undone_after_an_error(policy: Policy, enumeration: Enumerati
     assert torch.equal(enumeration.log_probs(policy), expected)
 
 
+def test_the_prior_within_the_prior_is_the_prior(policy: Policy, enumeration: Enumeration) -> None:
+    before = enumeration.log_probs(policy).detach()
+    after = enumeration.log_probs(disturb(policy)).detach()
+    with policy.as_prior():
+        with policy.as_prior():
+            assert torch.equal(enumeration.log_probs(policy), before)
+        assert torch.equal(enumeration.log_probs(policy), before)
+    assert torch.equal(enumeration.log_probs(policy), after)
+
+
 def test_a_snapshot_can_stand_in(policy: Policy, enumeration: Enumeration) -> None:
     old, before = policy.snapshot(), enumeration.log_probs(policy).detach()
     after = enumeration.log_probs(disturb(policy)).detach()
