@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from klvi.models.cache import reserved_cache
 from klvi.models.gpt2 import plain_gpt2
-from klvi.models.scoring import left_padding, positions
+from klvi.models.scoring import left_padding, positions, selected_logits
 from klvi.samples import distinct_rows
 
 # Of the rows of a step: how many must be live to leave the ended ones in, and how few must be
@@ -87,7 +87,7 @@ def decode(
         logits, hidden = batch.step()
         log_next = logits.float().log_softmax(-1)
         choice = sample_tokens(log_next, generator)
-        value = torch.zeros(0) if value_of is None else value_of(hidden)
+        value = None if value_of is None else value_of(hidden)
         columns.append(
             _Column(batch.rows, batch.live, choice[:, 0], log_next.gather(1, choice)[:, 0], value)
         )
@@ -97,7 +97,7 @@ def decode(
         batch.advance(choice, left)
     running = torch.zeros_like(prompt_lengths).bool()
     running[batch.rows] = batch.live
-    return _decoded(columns, ~running, stop_token_ids[0], with_values=value_of is not None)
+    return _decoded(columns, ~running, stop_token_ids[0])
 
 
 def sample_tokens(log_probs: Tensor, generator: torch.Generator) -> Tensor:
@@ -119,18 +119,8 @@ def tokens_at(log_probs: Tensor, uniform: Tensor) -> Tensor:
 
 def last_logits(model: PreTrainedModel, **inputs: Any) -> tuple[Tensor, Tensor]:
     """Next-token logits `(n, V)` and final hidden states `(n, H)` after the last of the inputs."""
-    captured: list[Tensor] = []
-
-    def last_only(_: nn.Module, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        captured.append(states[0][:, -1:])
-        return (captured[0],)
-
-    hook = model.get_output_embeddings().register_forward_pre_hook(last_only)
-    try:
-        output = model(use_cache=True, **inputs)
-    finally:
-        hook.remove()
-    return output.logits[:, -1], captured[0][:, 0].float()
+    states, logits = selected_logits(model, lambda states: states[:, -1:], use_cache=True, **inputs)
+    return logits[:, -1], states[:, 0].float()
 
 
 @dataclass(frozen=True)
@@ -140,17 +130,16 @@ class _Column:
     Attributes:
         rows: which of the N sequences they are.
         live: whether they had not ended before.
-        value: empty where there are no values.
     """
 
     rows: Tensor
     live: Tensor
     token: Tensor
     log_prob: Tensor
-    value: Tensor
+    value: Tensor | None
 
 
-def _decoded(columns: list[_Column], ended: Tensor, padding: int, *, with_values: bool) -> Decoded:
+def _decoded(columns: list[_Column], ended: Tensor, padding: int) -> Decoded:
     """The steps side by side, `padding` where a sequence has no token."""
     live = torch.cat([column.live for column in columns])
     rows = torch.cat([column.rows for column in columns])[live]
@@ -163,12 +152,13 @@ def _decoded(columns: list[_Column], ended: Tensor, padding: int, *, with_values
         )
         return result.index_put_((rows, steps), entries)
 
+    values = [column.value for column in columns if column.value is not None]
     return Decoded(
         tokens=table([column.token for column in columns], padding),
         lengths=torch.bincount(rows, minlength=len(ended)),
         ended=ended,
         log_probs=table([column.log_prob for column in columns], 0.0),
-        values=table([column.value for column in columns], 0.0) if with_values else None,
+        values=table(values, 0.0) if values else None,
     )
 
 

@@ -19,7 +19,7 @@ from transformers.cache_utils import DynamicLayer
 
 from klvi.errors import UserError
 from klvi.models.decoding import Decoded, last_logits, tokens_at
-from klvi.models.scoring import left_padding, positions
+from klvi.models.scoring import left_padding, padded_inputs
 
 # Steps between two looks at whether all sequences have ended: each look waits for the GPU.
 STEPS_UNSEEN = 8
@@ -110,15 +110,12 @@ class _Sequences:
 
     def begin(self) -> None:
         """Read the prompts and take the first tokens."""
-        options: dict[str, Tensor] = {}
-        if self._padding is not None:
-            options = {
-                "attention_mask": self._padding.long(),
-                "position_ids": positions(self._padding),
-            }
         self._take(
             *last_logits(
-                self._model, input_ids=self._prompt, past_key_values=self._cache, **options
+                self._model,
+                input_ids=self._prompt,
+                past_key_values=self._cache,
+                **padded_inputs(self._padding),
             )
         )
 

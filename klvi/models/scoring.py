@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,6 +121,38 @@ def positions(attention: Tensor) -> Tensor:
     return (attention.cumsum(1) - 1).clamp_min(0)
 
 
+def padded_inputs(attention: Tensor | None) -> dict[str, Tensor]:
+    """What tells transformers that only the tokens in `attention` `(N, T)` are real; None: all."""
+    if attention is None:
+        return {}
+    return {"attention_mask": attention.long(), "position_ids": positions(attention)}
+
+
+def selected_logits(
+    model: PreTrainedModel, select: Callable[[Tensor], Tensor], **inputs: Any
+) -> tuple[Tensor, Tensor]:
+    """A forward pass whose output embedding reads only what `select` takes of the states.
+
+    Args:
+        select: of final hidden states `(N, T, H)`, those that are wanted, `(n, t, H)`.
+
+    Returns:
+        These states and their logits `(n, t, V)`.
+    """
+    captured: list[Tensor] = []
+
+    def selected(_: nn.Module, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        captured.append(select(states[0]))
+        return (captured[0],)
+
+    hook = model.get_output_embeddings().register_forward_pre_hook(selected)
+    try:
+        output = model(**inputs)
+    finally:
+        hook.remove()
+    return captured[0], output.logits
+
+
 def next_tokens(model: PreTrainedModel, completions: Completions) -> NextTokens:
     """One forward pass; the output embedding is applied to the completions' real tokens only.
 
@@ -135,34 +168,17 @@ def next_tokens(model: PreTrainedModel, completions: Completions) -> NextTokens:
         hidden = plain.states(tokens)[:, -width:][mask]
         logits = plain.logits(hidden)
     else:
-        hidden, logits = _by_transformers(model, tokens, mask, padding)
+        attention = None if padding is None else torch.cat([padding, mask[:, :-1]], 1)
+        states, scores = selected_logits(
+            model,
+            lambda states: states[:, -width:][mask][None],
+            input_ids=tokens,
+            use_cache=False,
+            **padded_inputs(attention),
+        )
+        # Views: the gradient of an index would be a second tensor of this size, filled with zeros.
+        hidden, logits = states.squeeze(0), scores.squeeze(0)
     return NextTokens(logits if logits.dtype == torch.float64 else logits.float(), hidden, mask)
-
-
-def _by_transformers(
-    model: PreTrainedModel, tokens: Tensor, mask: Tensor, padding: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Final hidden states `(n, H)` and logits `(n, V)` where `mask` `(N, T)` is True."""
-    width = mask.shape[1]
-    options: dict[str, Tensor] = {}
-    if padding is not None:
-        attention = torch.cat([padding, mask[:, :-1]], 1)
-        options["attention_mask"] = attention.long()
-        options["position_ids"] = positions(attention)
-    captured: list[Tensor] = []
-
-    def pack(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        hidden = inputs[0][:, -width:][mask]
-        captured.append(hidden)
-        return (hidden[None],)
-
-    hook = model.get_output_embeddings().register_forward_pre_hook(pack)
-    try:
-        output = model(input_ids=tokens, use_cache=False, **options)
-    finally:
-        hook.remove()
-    # A view: the gradient of an index would be a second tensor of this size, filled with zeros.
-    return captured[0], output.logits.squeeze(0)
 
 
 def token_log_probs(logits: Tensor, tokens: Tensor, rows: Tensor | None = None) -> Tensor:

@@ -11,6 +11,7 @@ from klvi.models.attention import FEWEST_KEYS, MOST_TOKENS
 from klvi.models.cache import reserved_cache
 from klvi.models.decoding import last_logits
 from klvi.models.gpt2 import plain_gpt2
+from klvi.models.scoring import padded_inputs
 
 VOCABULARY = 11
 # Enough for both ways in which attention is computed.
@@ -52,9 +53,8 @@ def test_a_step_is_transformers(options: dict[str, Any], padded: bool) -> None:
         real[0, 0] = real[1, :2] = False
     own, theirs = (reserved_cache(model.config, 3 + STEPS) for _ in range(2))
     for cache in (own, theirs):
-        place = (real.cumsum(1) - 1).clamp_min(0)
-        options = {"attention_mask": real.long(), "position_ids": place} if padded else {}
-        last_logits(model, input_ids=prompts, past_key_values=cache, **options)
+        padding = padded_inputs(real if padded else None)
+        last_logits(model, input_ids=prompts, past_key_values=cache, **padding)
     for _ in range(STEPS):
         tokens = torch.randint(VOCABULARY, (6, 1), generator=generator)
         real = torch.cat([real, torch.ones(6, 1, dtype=torch.bool)], 1)
