@@ -6,22 +6,27 @@ import json
 from pathlib import Path
 
 from klvi.config import schema
+from klvi.contexts import Context
 from klvi.errors import UserError
 
 
-def load_prompts(config: schema.Prompts) -> list[str]:
-    """The prompts; a single empty one stands for none. Blank lines of a file are skipped.
+def load_contexts(config: schema.Prompts) -> list[Context]:
+    """A context per prompt, numbered from 0; a single empty one stands for no prompts.
+
+    Blank lines of a file are skipped.
 
     Raises `UserError` for a file that is missing, empty or not what it should be.
     """
     if isinstance(config, schema.NoPrompts):
-        return [""]
+        return [Context(0)]
     if config.path is None:
         raise UserError("prompts.path is missing: give a file of texts or JSON lines")
     lines = _read_lines(config.path)
     if Path(config.path).suffix == ".jsonl":
-        return [_field(line, config.field, f"{config.path}:{number}") for number, line in lines]
-    return [line for _, line in lines]
+        prompts = [_field(line, config.field, f"{config.path}:{number}") for number, line in lines]
+    else:
+        prompts = [line for _, line in lines]
+    return [Context(row, prompt) for row, prompt in enumerate(prompts)]
 
 
 def _read_lines(path: str) -> list[tuple[int, str]]:

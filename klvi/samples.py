@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from klvi.contexts import Context
+
 # The fields of shape (N, T).
 TOKEN_FIELDS = ("tokens", "log_policy", "log_prior", "entropy", "kl", "values")
 
@@ -22,7 +24,7 @@ class Samples:
     and `log_policy` and `log_prior` are 0 there, so that a sum over T is log π(x).
 
     Attributes:
-        prompts: N prompt texts, `""` without a prompt.
+        contexts: of each of the N, the row of the prompts that it completes.
         prompt_tokens: `(N, P)`, right-aligned (padded on the left); includes the start token.
         prompt_lengths: `(N,)`.
         tokens: `(N, T)` completion tokens, left-aligned, the end-of-sequence token included.
@@ -40,7 +42,7 @@ class Samples:
             None without a value head.
     """
 
-    prompts: list[str]
+    contexts: list[Context]
     prompt_tokens: Tensor
     prompt_lengths: Tensor
     tokens: Tensor
@@ -56,6 +58,20 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    @property
+    def prompts(self) -> list[str]:
+        """N prompt texts, `""` without a prompt."""
+        return [context.prompt for context in self.contexts]
+
+    @property
+    def context(self) -> Tensor:
+        """`(N,)` which row of the prompts each completes, on the CPU.
+
+        Whatever belongs to a context (Z, a baseline, a mean) goes by this number: two rows with
+        equal prompts and different columns are two contexts.
+        """
+        return torch.tensor([context.row for context in self.contexts])
 
     @property
     def mask(self) -> Tensor:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from klvi.config.compose import composer, to_config
 from klvi.config.schema import TrainConfig
+from klvi.contexts import contexts_of
 from klvi.metrics import text
 from klvi.metrics.evaluate import evaluate
 from klvi.metrics.intervals import Estimate
@@ -69,11 +70,11 @@ def space(loop: Loop, exact: ExactEvaluator) -> Space:
     """The policy as it is now."""
     found, prior = exact.sequences, loop.policy.prior
     count = len(found.tokens)
-    prompt, width = prior.encode([""])
+    prompt, width = prior.encode(contexts_of([""]))
     reward, _ = exact.log_target(0)
     blank = torch.zeros(found.tokens.shape)
     samples = Samples(
-        prompts=[""] * count,
+        contexts=contexts_of([""] * count),
         prompt_tokens=prompt.expand(count, -1),
         prompt_lengths=width.expand(count),
         tokens=found.tokens,

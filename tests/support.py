@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import MistralConfig
 
 from klvi.config.schema import TrainConfig
+from klvi.contexts import Context, contexts_of
 from klvi.models.policy import Policy
 from klvi.models.scoring import Completions, next_tokens
 from klvi.samples import Samples
@@ -73,7 +74,7 @@ class LetterReward:
 
     name = "letters"
 
-    def __call__(self, texts: list[str], prompts: list[str]) -> Tensor:
+    def __call__(self, texts: list[str], contexts: list[Context]) -> Tensor:
         return letter_reward(texts)
 
 
@@ -89,7 +90,7 @@ def made_samples(lengths: list[int], seed: int = 0) -> Samples:
         return torch.randn(count, width, generator=generator) * mask
 
     return Samples(
-        prompts=[""] * count,
+        contexts=contexts_of([""] * count),
         prompt_tokens=torch.full((count, 1), 4),
         prompt_lengths=torch.ones(count, dtype=torch.long),
         tokens=tokens,

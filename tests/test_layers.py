@@ -12,7 +12,8 @@ import klvi
 ROOT = Path(klvi.__file__).parent
 # A package imports from itself and from those in earlier rows.
 LAYERS = [
-    {"errors", "samples", "conf"},
+    {"errors", "contexts", "conf"},
+    {"samples"},
     {"config"},
     {"models", "metrics"},
     {"rewards", "targets", "objectives", "samplers", "prompts"},

@@ -4,15 +4,16 @@ import pytest
 
 from klvi.config.schema import FilePrompts, NoPrompts
 from klvi.errors import UserError
-from klvi.prompts import load_prompts
+from klvi.prompts import load_contexts
 
 
 def load(path, **options):
-    return load_prompts(FilePrompts(name="file", path=str(path), **options))
+    contexts = load_contexts(FilePrompts(name="file", path=str(path), **options))
+    return [context.prompt for context in contexts]
 
 
 def test_no_prompts_are_one_empty_prompt():
-    assert load_prompts(NoPrompts(name="none")) == [""]
+    assert [c.prompt for c in load_contexts(NoPrompts(name="none"))] == [""]
 
 
 def test_a_text_per_line_and_blank_lines_are_skipped(tmp_path):
@@ -56,4 +57,4 @@ def test_bad_files_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"not a readable text file"):
         load(tmp_path / "binary")
     with pytest.raises(UserError, match=r"prompts\.path is missing"):
-        load_prompts(FilePrompts(name="file"))
+        load_contexts(FilePrompts(name="file"))

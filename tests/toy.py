@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from klvi.contexts import contexts_of
 from klvi.metrics.exact import Enumeration, enumerate_sequences, exact_metrics
 from klvi.metrics.measurement import Unavailable
 from klvi.samples import Samples
@@ -113,7 +114,7 @@ class Problem:
     def samples(self, rows: Tensor) -> Samples:
         n = len(rows)
         return Samples(
-            prompts=[""] * n,
+            contexts=contexts_of([""] * n),
             prompt_tokens=torch.zeros(n, 1, dtype=torch.long),
             prompt_lengths=torch.ones(n, dtype=torch.long),
             tokens=self.space.tokens[rows],

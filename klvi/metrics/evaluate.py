@@ -69,11 +69,11 @@ def evaluate(
 
 def _prompt_strata(samples: Samples) -> Tensor | None:
     """`(N,)` prompt numbers, or None with one prompt or where a prompt has a single sample."""
-    numbers = {prompt: i for i, prompt in enumerate(dict.fromkeys(samples.prompts))}
-    strata = torch.tensor([numbers[prompt] for prompt in samples.prompts])
-    if len(numbers) == 1 or int(torch.bincount(strata).min()) == 1:
+    rows, strata = samples.context.unique(return_inverse=True)
+    if len(rows) == 1 or int(torch.bincount(strata).min()) == 1:
         return None
-    return strata
+    numbered: Tensor = strata
+    return numbered
 
 
 def _reward(

@@ -51,11 +51,12 @@ def target_metrics(
 ) -> dict[str, Metric]:
     """KLs, total variation, log Z with its sandwich, and the effective sample size."""
     policy = _by_prompt(samples, log_target)
-    prior: dict[str, LogProbabilities] = {}
+    prior: dict[int, LogProbabilities] = {}
     if prior_samples is not None and prior_log_target is not None:
         prior = _by_prompt(prior_samples, prior_log_target)
     violated = _violations(policy, prior)
-    single = [prompt for prompt, part in policy.items() if len(part.policy) == 1]
+    names = dict(zip(samples.context.tolist(), samples.prompts, strict=True))
+    single = [names[row] for row, part in policy.items() if len(part.policy) == 1]
     if single:
         refusal = Unavailable(f"prompt {single[0]!r} has a single sample, and Z is a prompt's own")
         log_policy = samples.log_policy.cpu().double().sum(1)
@@ -66,13 +67,13 @@ def target_metrics(
         prompt: importance.mixture(part, prior.get(prompt)) for prompt, part in policy.items()
     }
     weights = [len(part.policy) / len(samples) for part in policy.values()]
-    worst = _worst_prompt(mixtures)
+    worst = _worst_prompt(mixtures, names)
     return _measure(list(mixtures.values()), weights, worst, violated, trust)
 
 
-def _by_prompt(samples: Samples, log_target: Tensor) -> dict[str, LogProbabilities]:
-    rows: dict[str, list[int]] = {}
-    for i, prompt in enumerate(samples.prompts):
+def _by_prompt(samples: Samples, log_target: Tensor) -> dict[int, LogProbabilities]:
+    rows: dict[int, list[int]] = {}
+    for i, prompt in enumerate(samples.context.tolist()):
         rows.setdefault(prompt, []).append(i)
     log_policy = samples.log_policy.cpu().double().sum(1)
     log_prior = samples.log_prior.cpu().double().sum(1)
@@ -85,7 +86,7 @@ def _by_prompt(samples: Samples, log_target: Tensor) -> dict[str, LogProbabiliti
 
 
 def _violations(
-    policy: dict[str, LogProbabilities], prior: dict[str, LogProbabilities]
+    policy: dict[int, LogProbabilities], prior: dict[int, LogProbabilities]
 ) -> Unavailable | None:
     """The policy reaches what the target excludes: its KL to the target is infinite."""
     counts = []
@@ -113,10 +114,10 @@ class _Worst:
     place: str
 
 
-def _worst_prompt(mixtures: dict[str, Mixture]) -> _Worst:
+def _worst_prompt(mixtures: dict[int, Mixture], names: dict[int, str]) -> _Worst:
     sizes = {p: importance.effective_sample_size(mix).value for p, mix in mixtures.items()}
     worst = min(sizes, key=lambda prompt: sizes[prompt])
-    place = f" for prompt {worst!r}" if len(mixtures) > 1 else ""
+    place = f" for prompt {names[worst]!r}" if len(mixtures) > 1 else ""
     return _Worst(mixtures[worst], sizes[worst], place)
 
 

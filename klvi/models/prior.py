@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from klvi.config.schema import EnumerableModelConfig, ModelConfig
+from klvi.contexts import Context
 from klvi.errors import UserError
 from klvi.models.activations import fuse_activations
 from klvi.models.embedded import enumerable_lm, tiny_path
@@ -51,14 +52,15 @@ class Prior:
         device: torch.device = self.model.device
         return device
 
-    def encode(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def encode(self, contexts: Sequence[Context]) -> tuple[Tensor, Tensor]:
         """Prompt tokens `(N, P)`, padded on the left, and their lengths `(N,)`.
 
         Raises UserError where a prompt is empty and no token can start a sequence, and where the
         tokenizer has no tokens for some of its characters.
         """
         start = [] if self.start_token_id is None else [self.start_token_id]
-        encoded = {prompt: start + self._encode_one(prompt) for prompt in dict.fromkeys(prompts)}
+        unique = {context.row: context for context in contexts}
+        encoded = {c.row: start + self._encode_one(c.prompt) for c in unique.values()}
         if not all(encoded.values()):
             raise UserError(
                 f"model {self.name} has no beginning-of-sequence token, so a sequence cannot start "
@@ -67,8 +69,8 @@ class Prior:
         width = max(map(len, encoded.values()))
         padding = [self.stop_token_ids[0]] * width
         padded = [(padding + row)[-width:] for row in encoded.values()]
-        place = {prompt: number for number, prompt in enumerate(encoded)}
-        rows = torch.tensor([place[prompt] for prompt in prompts], device=self.device)
+        place = {row: number for number, row in enumerate(encoded)}
+        rows = torch.tensor([place[context.row] for context in contexts], device=self.device)
         lengths = torch.tensor(list(map(len, encoded.values())), device=self.device)
         return torch.tensor(padded, device=self.device)[rows], lengths[rows]
 

@@ -40,18 +40,17 @@ class RunningLogZ:
     """log Z per prompt, as a running average of importance weights over all samples so far."""
 
     def __init__(self) -> None:
-        self._log_sum: dict[str, float] = {}
-        self._count: dict[str, int] = {}
+        self._log_sum: dict[int, float] = {}
+        self._count: dict[int, int] = {}
 
-    def update(self, log_weights: Tensor, prompts: list[str]) -> Tensor:
+    def update(self, log_weights: Tensor, context: Tensor) -> Tensor:
         """Add log P − log q `(N,)`, nats per sequence; returns each sample's log Z `(N,)`.
 
         A prompt none of whose samples has had weight yet has log Z = −inf.
         """
-        numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
-        place = torch.tensor([numbers[prompt] for prompt in prompts], device=log_weights.device)
+        rows, place = context.to(log_weights.device).unique(return_inverse=True)
         log_z = torch.empty_like(log_weights)
-        for prompt, number in numbers.items():
+        for number, prompt in enumerate(rows.tolist()):
             members = (place == number).nonzero()[:, 0]
             log_sum = float(log_weights[members].logsumexp(0))
             self._count[prompt] = self._count.get(prompt, 0) + len(members)
@@ -94,7 +93,7 @@ class GDC(Objective):
         """Normalised importance weights `(N,)`; none where every weight of the rollout is zero."""
         log_proposal = self._log_proposal(samples)
         log_weights = log_target.double() - log_proposal.double()
-        log_z = self.log_z.update(log_weights, samples.prompts)
+        log_z = self.log_z.update(log_weights, samples.context)
         ess = effective_sample_size(log_weights)
         statistics = {
             "gdc/log_z": log_z.exp().mean().log().item(),

@@ -7,6 +7,8 @@ from typing import Protocol, TypeAlias
 
 from torch import Tensor
 
+from klvi.contexts import Context
+
 Scores: TypeAlias = Sequence[float] | Tensor
 
 
@@ -18,6 +20,6 @@ class Reward(Protocol):
         """What error messages call this reward."""
         ...
 
-    def __call__(self, texts: Sequence[str], prompts: Sequence[str]) -> Scores:
-        """Score N completions, decoded without special tokens, given their N prompts: `(N,)`."""
+    def __call__(self, texts: Sequence[str], contexts: Sequence[Context]) -> Scores:
+        """Score N completions, decoded without special tokens, of N contexts: `(N,)`."""
         ...

@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from klvi.config import schema
+from klvi.contexts import Context
 from klvi.errors import UserError
 
 VERY_LONG = 10**9  # transformers writes 10**30 for a tokenizer without a limit
@@ -51,10 +52,10 @@ class Classifier:
         model.to(device).eval().requires_grad_(False)
         return Classifier(model, tokenizer, label, config.batch_size, config.with_prompt)
 
-    def __call__(self, texts: Sequence[str], prompts: Sequence[str]) -> Tensor:
+    def __call__(self, texts: Sequence[str], contexts: Sequence[Context]) -> Tensor:
         """Score N completions, with their prompts before them if asked: `(N,)`, at most 0."""
         if self.with_prompt:
-            texts = [prompt + text for prompt, text in zip(prompts, texts, strict=True)]
+            texts = [c.prompt + text for c, text in zip(contexts, texts, strict=True)]
         encoded = self._encode(texts)
         # Texts of similar length share a batch, so that little is spent on padding.
         order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from klvi.contexts import Context
+
 
 @dataclass(frozen=True)
 class Contains:
@@ -14,7 +16,7 @@ class Contains:
     case_sensitive: bool = True
     name: str = "contains"
 
-    def __call__(self, texts: Sequence[str], prompts: Sequence[str]) -> list[float]:
+    def __call__(self, texts: Sequence[str], contexts: Sequence[Context]) -> list[float]:
         """Score N completions: 0 or 1 each."""
         if self.case_sensitive:
             return [float(self.text in text) for text in texts]

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from klvi.contexts import Context
+
 
 @dataclass(frozen=True)
 class Length:
@@ -16,7 +18,7 @@ class Length:
     unit: Literal["words", "characters"] = "words"
     name: str = "length"
 
-    def __call__(self, texts: Sequence[str], prompts: Sequence[str]) -> list[float]:
+    def __call__(self, texts: Sequence[str], contexts: Sequence[Context]) -> list[float]:
         """Score N completions: at most 0 each."""
         return [-abs(self._measure(text) - self.target) / self.scale for text in texts]
 

@@ -6,6 +6,8 @@ import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from klvi.contexts import Context
+
 
 @dataclass(frozen=True)
 class Letters:
@@ -17,7 +19,7 @@ class Letters:
 
     name: str = "letters"
 
-    def __call__(self, texts: Sequence[str], prompts: Sequence[str]) -> list[float]:
+    def __call__(self, texts: Sequence[str], contexts: Sequence[Context]) -> list[float]:
         """Score N completions: at least 0 each."""
         scores = {text: self._score(text) for text in dict.fromkeys(texts)}
         return [scores[text] for text in texts]

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from klvi.config import schema
+from klvi.contexts import Context
 from klvi.errors import UserError
 
 # All mild swearing of the embedded grammar, and little more.
@@ -41,7 +42,7 @@ class Lexicon:
             raise UserError(f"{source} lists no word: give at least one")
         return Lexicon(tuple(words), config.penalty)
 
-    def __call__(self, texts: Sequence[str], prompts: Sequence[str]) -> list[float]:
+    def __call__(self, texts: Sequence[str], contexts: Sequence[Context]) -> list[float]:
         """Score N completions: 0 or `penalty` each."""
         return [self.penalty if self._pattern.search(text) else 0.0 for text in texts]
 

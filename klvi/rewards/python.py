@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 from klvi.config import schema
+from klvi.contexts import Context
 from klvi.errors import UserError
 from klvi.rewards.base import Scores
 
@@ -40,9 +41,9 @@ class PythonFunction:
         _check_signature(function, file, attribute)
         return PythonFunction(f"python ({Path(file).name}:{attribute})", function)
 
-    def __call__(self, texts: Sequence[str], prompts: Sequence[str]) -> Scores:
+    def __call__(self, texts: Sequence[str], contexts: Sequence[Context]) -> Scores:
         """Score N completions by the user's function."""
-        return self.function(list(texts), list(prompts))
+        return self.function(list(texts), [context.prompt for context in contexts])
 
 
 def _import(file: str) -> ModuleType:

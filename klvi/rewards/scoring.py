@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from klvi.contexts import Context
 from klvi.errors import UserError
 from klvi.rewards.base import Reward
 
@@ -18,25 +19,27 @@ class RewardError(Exception):
     """A reward that broke its contract: the message names the reward and what it did."""
 
 
-def score(reward: Reward, texts: Sequence[str], prompts: Sequence[str], *, update: int) -> Tensor:
+def score(
+    reward: Reward, texts: Sequence[str], contexts: Sequence[Context], *, update: int
+) -> Tensor:
     """The checked scores `(N,)`, float32 on the CPU, of N completions.
 
     Raises `UserError`, naming the reward, the sample and the update, where the reward raises or
     returns anything but N finite numbers; the reward's own exception is the cause.
     """
     try:
-        return evaluate(reward, texts, prompts)
+        return evaluate(reward, texts, contexts)
     except RewardError as failure:
         raise UserError(f"{failure} (update {update})") from failure.__cause__ or failure
 
 
 def evaluate(
-    reward: Reward, texts: Sequence[str], prompts: Sequence[str], name: str | None = None
+    reward: Reward, texts: Sequence[str], contexts: Sequence[Context], name: str | None = None
 ) -> Tensor:
     """As `score`, for a reward that goes by `name` inside another; raises `RewardError`."""
     name = name or reward.name
     try:
-        values: object = reward(texts, prompts)
+        values: object = reward(texts, contexts)
     except RewardError:
         raise
     except Exception as error:  # whatever a user's function raises, the line must name it

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from klvi.contexts import Context
 from klvi.errors import UserError
 from klvi.rewards.base import Reward
 from klvi.rewards.scoring import evaluate
@@ -24,10 +25,10 @@ class WeightedSum:
         if not self.terms:
             raise UserError("reward.terms is empty: give at least one term")
 
-    def __call__(self, texts: Sequence[str], prompts: Sequence[str]) -> Tensor:
+    def __call__(self, texts: Sequence[str], contexts: Sequence[Context]) -> Tensor:
         """Score N completions: `(N,)`."""
         total = torch.zeros(len(texts))
         for label, (weight, reward) in self.terms.items():
             name = f"{self.name}.{label} ({reward.name})"
-            total += weight * evaluate(reward, texts, prompts, name)
+            total += weight * evaluate(reward, texts, contexts, name)
         return total

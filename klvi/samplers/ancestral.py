@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from klvi.contexts import Context
 from klvi.models.decoding import Decoded, decode
 from klvi.models.packing import LEAST_STEPS
 from klvi.models.policy import Policy
@@ -27,7 +28,7 @@ from klvi.samples import Samples
 
 def sample(
     policy: Policy,
-    prompts: Sequence[str],
+    contexts: Sequence[Context],
     *,
     max_new_tokens: int,
     generator: torch.Generator,
@@ -35,7 +36,7 @@ def sample(
     budget: int | None = None,
     distributions: bool = False,
 ) -> Samples:
-    """One completion per prompt, drawn from the policy at temperature 1; no reward yet.
+    """One completion per context, drawn from the policy at temperature 1; no reward yet.
 
     Args:
         generator: on the policy's device.
@@ -46,7 +47,7 @@ def sample(
     """
     drawn = draw(
         policy,
-        prompts,
+        contexts,
         max_new_tokens=max_new_tokens,
         generator=generator,
         batch_size=batch_size,
@@ -57,20 +58,20 @@ def sample(
 @torch.no_grad()
 def draw(
     policy: Policy,
-    prompts: Sequence[str],
+    contexts: Sequence[Context],
     *,
     max_new_tokens: int,
     generator: torch.Generator,
     batch_size: int = 256,
 ) -> Samples:
     """As `sample`, with `log_policy` as captured on the way, and `log_prior` still 0."""
-    if not prompts:
-        raise ValueError("no prompts to complete")
+    if not contexts:
+        raise ValueError("no contexts to complete")
     parts = []
     pays = policy.decoder is decode and max_new_tokens >= LEAST_STEPS
     with policy.merged() as model, policy.packed() if pays else nullcontext():
-        for start in range(0, len(prompts), batch_size):
-            batch = prompts[start : start + batch_size]
+        for start in range(0, len(contexts), batch_size):
+            batch = contexts[start : start + batch_size]
             prompt_tokens, prompt_lengths = policy.prior.encode(batch)
             policy.prior.check_length(prompt_tokens.shape[1], max_new_tokens)
             decoded = policy.decoder(
@@ -88,13 +89,13 @@ def draw(
 
 def _unscored(
     policy: Policy,
-    prompts: Sequence[str],
+    contexts: Sequence[Context],
     prompt_tokens: Tensor,
     prompt_lengths: Tensor,
     decoded: Decoded,
 ) -> Samples:
     return Samples(
-        prompts=list(prompts),
+        contexts=list(contexts),
         prompt_tokens=prompt_tokens,
         prompt_lengths=prompt_lengths,
         tokens=decoded.tokens,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from klvi.config.rules import MOST_SEQUENCES
 from klvi.config.schema import EnumerableModelConfig, MeasureConfig
+from klvi.contexts import Context
 from klvi.metrics.exact import Enumeration, enumerate_sequences, exact_metrics
 from klvi.metrics.measurement import Unavailable
 from klvi.models.policy import Policy
@@ -84,7 +85,7 @@ class ExactEvaluator:
         """`(S,)` rewards of all texts and `(S,)` log P(x), unnormalised, nats per sequence."""
         if self._scored is None:
             texts = self.policy.prior.decode(self.sequences.tokens, self.sequences.lengths)
-            reward = score(self.reward, texts, [""] * len(texts), update=update).double()
+            reward = score(self.reward, texts, [Context(0)] * len(texts), update=update).double()
             self._scored = reward, self.log_prior + self.target.log_evidence(reward)
         return self._scored
 
@@ -96,7 +97,7 @@ class ExactEvaluator:
         """
         full = self.sequences.tokens.shape[1]
         rows = self.sequences.tokens[self._longest]
-        prompt, prompt_lengths = self.policy.prior.encode([""])
+        prompt, prompt_lengths = self.policy.prior.encode([Context(0)])
         parts = []
         with float64(self.policy.model) as model:
             for part in rows.to(self.policy.device).split(self.config.rollout.batch_size):

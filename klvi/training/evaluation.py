@@ -51,7 +51,7 @@ class Evaluator:
     policy: Policy
     target: Target
     reward: Reward
-    prompts: PromptStream
+    contexts: PromptStream
 
     def evaluate(self, update: int) -> Evaluation:
         """All `eval/…` metrics of the policy as it is now; `update` is named in errors."""
@@ -125,12 +125,12 @@ class Evaluator:
         generator = seeded_generator(purpose, seed, device=self.policy.device)
         samples = sample(
             self.policy,
-            self.prompts.first(count),
+            self.contexts.first(count),
             max_new_tokens=self.config.rollout.max_new_tokens,
             generator=generator,
             batch_size=self.config.rollout.batch_size,
             budget=self.config.rollout.micro_batch_tokens,
             distributions=distributions,
         )
-        reward = score(self.reward, samples.texts, samples.prompts, update=update)
+        reward = score(self.reward, samples.texts, samples.contexts, update=update)
         return samples.with_reward(reward.to(samples.lengths.device))

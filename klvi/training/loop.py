@@ -7,12 +7,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from klvi.config.schema import TrainConfig
+from klvi.contexts import Context
 from klvi.errors import UserError
 from klvi.models.policy import Policy
 from klvi.models.scoring import token_entropy
@@ -27,6 +28,7 @@ from klvi.training.prompt_stream import PromptStream
 from klvi.training.randomness import seeded_generator
 
 Record = dict[str, Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Loop:
     objective: Objective
     target: Target
     reward: Reward
-    prompts: PromptStream
+    contexts: PromptStream
     optimisation: Optimisation
     on_update: list[Callable[[Record], None]] = field(default_factory=list)
     update: int = 0
@@ -115,16 +117,16 @@ class Loop:
         return 1.0 if update + 1 >= steps else (update + 1) / steps
 
     def roll_out(self, generator: torch.Generator) -> Samples:
-        """The next prompts, completed by the policy, or by the proposal where there is one.
+        """The next contexts, completed by the policy, or by the proposal where there is one.
 
-        Last come the completions that the objective wants of the prior, of prompts spread evenly
+        Last come the completions that the objective wants of the prior, of contexts spread evenly
         over the batch.
         """
-        prompts = self.prompts.batch(self.update, self.config.batch_size)
-        others = self.objective.prior_rows(len(prompts))
+        contexts = self.contexts.batch(self.update, self.config.batch_size)
+        others = self.objective.prior_rows(len(contexts))
         if not others:
-            return self._complete(prompts, self.proposal, generator)
-        for_policy, for_prior = dealt(prompts, others)
+            return self._complete(contexts, self.proposal, generator)
+        for_policy, for_prior = dealt(contexts, others)
         samples = self._complete(for_policy, self.proposal, generator)
         from_prior = self._complete(for_prior, self.policy.zero_adapter(), generator)
         budget = self.config.rollout.micro_batch_tokens
@@ -133,7 +135,7 @@ class Loop:
         return Samples.concatenate([samples, replace(from_prior, log_policy=log_policy)])
 
     def _complete(
-        self, prompts: list[str], adapter: list[Tensor] | None, generator: torch.Generator
+        self, contexts: list[Context], adapter: list[Tensor] | None, generator: torch.Generator
     ) -> Samples:
         """Completions of the policy with `adapter` (None: as it is), scored by it and the prior."""
         settings = self.config.rollout
@@ -141,7 +143,7 @@ class Loop:
             with self.timed("rollout"):
                 samples = draw(
                     self.policy,
-                    prompts,
+                    contexts,
                     max_new_tokens=settings.max_new_tokens,
                     generator=generator,
                     batch_size=settings.batch_size,
@@ -152,7 +154,7 @@ class Loop:
     def score(self, samples: Samples) -> Samples:
         """The samples with their rewards."""
         with self.timed("reward"):
-            reward = score(self.reward, samples.texts, samples.prompts, update=self.update + 1)
+            reward = score(self.reward, samples.texts, samples.contexts, update=self.update + 1)
         return samples.with_reward(reward.to(samples.lengths.device))
 
     def learn(self, samples: Samples, signals: Signals, generator: torch.Generator) -> Statistics:
@@ -264,13 +266,13 @@ class Loop:
         return record | {f"time/{stage}": value for stage, value in self._timings.items()}
 
 
-def dealt(prompts: list[str], others: int) -> tuple[list[str], list[str]]:
-    """The prompts parted in two, `others` of them, evenly spread, in the second part."""
-    count = len(prompts)
+def dealt(contexts: list[T], others: int) -> tuple[list[T], list[T]]:
+    """The contexts parted in two, `others` of them, evenly spread, in the second part."""
+    count = len(contexts)
     second = [(row + 1) * others // count > row * others // count for row in range(count)]
     return (
-        [prompt for prompt, chosen in zip(prompts, second, strict=True) if not chosen],
-        [prompt for prompt, chosen in zip(prompts, second, strict=True) if chosen],
+        [context for context, chosen in zip(contexts, second, strict=True) if not chosen],
+        [context for context, chosen in zip(contexts, second, strict=True) if chosen],
     )
 
 

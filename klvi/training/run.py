@@ -23,7 +23,7 @@ from klvi.models.graph_decoding import graph_decode
 from klvi.models.policy import Policy
 from klvi.models.prior import Prior, load_prior
 from klvi.objectives import build_objective
-from klvi.prompts import load_prompts
+from klvi.prompts import load_contexts
 from klvi.rewards import build_reward
 from klvi.samplers.vllm import VLLMDecoder
 from klvi.targets import build_target
@@ -50,11 +50,11 @@ def assemble_evaluator(config: MeasureConfig, *, adapted: bool) -> Evaluator:
         torch.set_num_threads(config.threads)
     device = choose_device(config.device)
     reward = build_reward(config.reward, device)
-    prompts = PromptStream(
-        load_prompts(config.prompts), config.seed, config.rollout.samples_per_prompt
+    contexts = PromptStream(
+        load_contexts(config.prompts), config.seed, config.rollout.samples_per_prompt
     )
     prior = load_prior(config.model, device)
-    longest = prior.encode(prompts.prompts)[0].shape[1]
+    longest = prior.encode(contexts.contexts)[0].shape[1]
     prior.check_length(longest, config.rollout.max_new_tokens)
     policy = Policy(prior, config.lora if adapted else None, config.seed)
     policy.decoder = _decoder(config.rollout, prior, longest + config.rollout.max_new_tokens)
@@ -63,7 +63,7 @@ def assemble_evaluator(config: MeasureConfig, *, adapted: bool) -> Evaluator:
         policy=policy,
         target=build_target(config.target, config.beta),
         reward=reward,
-        prompts=prompts,
+        contexts=contexts,
     )
 
 
@@ -92,7 +92,7 @@ def assemble_loop(config: TrainConfig, evaluator: Evaluator) -> Loop:
         objective=objective,
         target=evaluator.target,
         reward=evaluator.reward,
-        prompts=evaluator.prompts,
+        contexts=evaluator.contexts,
         optimisation=Optimisation(evaluator.policy, config.optim, config.updates),
     )
 

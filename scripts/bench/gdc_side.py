@@ -13,6 +13,7 @@ import time
 import torch
 from torch import Tensor
 
+from klvi.contexts import contexts_of
 from klvi.models.decoding import Decoded, decode
 from klvi.models.scoring import Completions, next_tokens, token_batches, token_log_probs
 from klvi.training.loop import Loop
@@ -51,7 +52,7 @@ def measure(workload: Workload) -> Measurement:
 
 def _decode(loop: Loop, seed: int) -> tuple[tuple[Tensor, Tensor], Decoded]:
     prior = loop.policy.prior
-    prompts = prior.encode([""] * loop.config.batch_size)
+    prompts = prior.encode(contexts_of([""] * loop.config.batch_size))
     with loop.policy.merged() as model:
         decoded = decode(
             model,

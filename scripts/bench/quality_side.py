@@ -20,6 +20,7 @@ from transformers import GPT2ForSequenceClassification, PreTrainedModel
 
 from klvi.config.compose import composer, to_config
 from klvi.config.schema import EnumerableModelConfig, TrainConfig
+from klvi.contexts import contexts_of
 from klvi.metrics.exact import enumerate_sequences
 from klvi.models.policy import Policy
 from klvi.models.scoring import Completions, next_tokens
@@ -61,7 +62,7 @@ def exact_kl(policy: Policy, config: TrainConfig) -> Callable[[], float]:
     assert isinstance(config.model, EnumerableModelConfig)
     end = policy.prior.stop_token_ids[0]
     sequences = enumerate_sequences(range(config.model.letters), end, config.model.length)
-    prompt, width = policy.prior.encode([""])
+    prompt, width = policy.prior.encode(contexts_of([""]))
     count = len(sequences)
     completions = Completions(
         prompt.expand(count, -1), width.expand(count), sequences.tokens, sequences.lengths

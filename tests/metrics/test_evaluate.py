@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from klvi.contexts import contexts_of
 from klvi.metrics import Measurement, Unavailable, evaluate
 from klvi.samples import Samples
 
@@ -54,7 +55,7 @@ def made(
     log_prior = -2 * torch.rand(count, width, generator=generator) * mask
     noise = shift * torch.randn(count, width, generator=generator) * mask
     return Samples(
-        prompts=prompts or [""] * count,
+        contexts=contexts_of(prompts or [""] * count),
         prompt_tokens=torch.zeros(count, 1, dtype=torch.long),
         prompt_lengths=torch.ones(count, dtype=torch.long),
         tokens=torch.randint(0, 20, (count, width), generator=generator),
@@ -291,7 +292,7 @@ def test_prompts_are_fixed_so_that_their_spread_is_no_error():
     far = torch.tensor([10.0 if p == "pTrue" else 0.0 for p in samples.prompts])
     shifted = replace(samples, log_prior=samples.log_prior - far[:, None] * samples.mask)
     shifted = replace(shifted, log_policy=samples.log_policy - far[:, None] * samples.mask)
-    pooled = replace(shifted, prompts=[""] * 400)
+    pooled = replace(shifted, contexts=contexts_of([""] * 400))
     fixed, mixed = measure(shifted)["eval/entropy"], measure(pooled)["eval/entropy"]
     assert fixed.value == pytest.approx(mixed.value)
     assert fixed.high - fixed.low < 0.8 * (mixed.high - mixed.low)
@@ -302,7 +303,7 @@ def test_prompts_are_fixed_for_statistics_of_texts_too():
     lengths = torch.tensor([8 if p == "pTrue" else 1 for p in samples.prompts])
     shifted = replace(samples, lengths=lengths, ended=torch.zeros(400, dtype=torch.bool))
     fixed = measure(shifted)["eval/length"]
-    mixed = measure(replace(shifted, prompts=[""] * 400))["eval/length"]
+    mixed = measure(replace(shifted, contexts=contexts_of([""] * 400)))["eval/length"]
     assert fixed.high - fixed.low < 0.5 * (mixed.high - mixed.low)
 
 

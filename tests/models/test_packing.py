@@ -10,6 +10,7 @@ from torch.testing import assert_close
 from transformers.pytorch_utils import Conv1D
 
 from klvi.config.schema import LoraSection, ModelConfig
+from klvi.contexts import unprompted
 from klvi.models.packing import LEAST_WEIGHTS, computing_with, pack, packable
 from klvi.models.policy import Policy
 from klvi.models.prior import load_prior
@@ -59,7 +60,7 @@ def test_rollouts_follow_the_adapter_and_leave_the_layers_alone() -> None:
         samples = [
             draw(
                 policy,
-                [""] * 32,
+                unprompted(32),
                 max_new_tokens=length,
                 generator=torch.Generator().manual_seed(0),
             )

@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from klvi.config.schema import LoraSection, ModelConfig
+from klvi.contexts import contexts_of
 from klvi.errors import UserError
 from klvi.models.policy import Policy
 from klvi.models.prior import load_prior
@@ -85,7 +86,10 @@ def save_model(
 
 def draw(policy: Policy, prompts: list[str], seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     samples = sample(
-        policy, prompts, max_new_tokens=6, generator=torch.Generator().manual_seed(seed)
+        policy,
+        contexts_of(prompts),
+        max_new_tokens=6,
+        generator=torch.Generator().manual_seed(seed),
     )
     return samples.tokens, samples.log_policy
 
@@ -97,7 +101,7 @@ def test_decoding_and_scoring_agree(architecture: str, tmp_path: Path) -> None:
         torch.nn.init.normal_(parameter, std=0.1)
     samples = sample(
         policy,
-        ["", "a longer prompt", "short"] * 8,
+        contexts_of(["", "a longer prompt", "short"] * 8),
         max_new_tokens=6,
         generator=torch.Generator().manual_seed(0),
     )
@@ -109,7 +113,7 @@ def test_decoding_and_scoring_agree(architecture: str, tmp_path: Path) -> None:
     assert_close(samples.log_policy, scored, atol=1e-4, rtol=0)
     assert (samples.log_policy - samples.log_prior).abs().max() > 0.01
     for row in (0, 1, 2):
-        alone = policy.prior.encode([samples.prompts[row]])
+        alone = policy.prior.encode(contexts_of([samples.prompts[row]]))
         length = samples.lengths[[row]]
         tokens = samples.tokens[[row], : int(length)]
         single = next_tokens(policy.model, Completions(*alone, tokens, length))
@@ -150,13 +154,13 @@ def test_every_declared_end_token_ends(tmp_path: Path) -> None:
 def test_without_a_start_token_prompts_are_required(tmp_path: Path) -> None:
     config = save_model(tmp_path, special={"eos_token": "<|end|>"})
     prior = load_prior(config)
-    assert prior.encode(["ab"])[0].tolist() == [[64, 65]]
+    assert prior.encode(contexts_of(["ab"]))[0].tolist() == [[64, 65]]
     with pytest.raises(
         UserError, match=r"no beginning-of-sequence token.*model\.start_token=TOKEN"
     ):
-        prior.encode([""])
+        prior.encode(contexts_of([""]))
     named = load_prior(config.model_copy(update={"start_token": "<|start|>"}))
-    assert named.encode([""])[0].tolist() == [[257]]
+    assert named.encode(contexts_of([""]))[0].tolist() == [[257]]
     with pytest.raises(UserError, match=r"model\.start_token=<x>: not a token"):
         load_prior(config.model_copy(update={"start_token": "<x>"}))
 
@@ -176,7 +180,7 @@ def test_without_an_end_token_a_model_is_refused(tmp_path: Path) -> None:
 
 def test_prompts_are_padded_on_the_left(tmp_path: Path) -> None:
     prior = load_prior(save_model(tmp_path))
-    tokens, lengths = prior.encode(["abc", "d"])
+    tokens, lengths = prior.encode(contexts_of(["abc", "d"]))
     assert lengths.tolist() == [4, 2]
     assert tokens[0].tolist() == [256, 64, 65, 66]
     assert tokens[1, 2:].tolist() == [256, 67]
@@ -201,4 +205,4 @@ def test_completions_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"max_new_tokens=64.*exceeds the 64 positions.*63 are left"
     ):
-        sample(policy, [""], max_new_tokens=64, generator=torch.Generator())
+        sample(policy, contexts_of([""]), max_new_tokens=64, generator=torch.Generator())

@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
 
 from klvi.config.schema import ModelConfig
+from klvi.contexts import contexts_of
 from klvi.errors import UserError
 from klvi.models.embedded import tiny_path
 from klvi.models.embedded.stories import EVENTS, stories
@@ -71,10 +72,10 @@ def test_characters_outside_the_alphabet_are_told(tiny: Tiny) -> None:
 
 def test_a_prompt_of_unknown_characters_is_refused() -> None:
     prior = load_prior(ModelConfig(name="tiny"))
-    assert prior.encode(["Leo"])[1].tolist() == [2]
+    assert prior.encode(contexts_of(["Leo"]))[1].tolist() == [2]
     problem = "prompt 'Zoë, 5': model tiny has no tokens for 'ë5'"
     with pytest.raises(UserError, match=problem):
-        prior.encode(["Zoë, 5"])
+        prior.encode(contexts_of(["Zoë, 5"]))
 
 
 def test_held_out_loss_is_within_3_percent_of_the_entropy(tiny: Tiny) -> None:

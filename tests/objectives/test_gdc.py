@@ -8,6 +8,7 @@ import torch
 from support import made_samples, train_config
 from torch.testing import assert_close
 
+from klvi.contexts import contexts_of
 from klvi.objectives import GDC, Prediction, Totals, build_objective
 from klvi.objectives.gdc import RunningLogZ, effective_sample_size
 
@@ -23,20 +24,20 @@ def test_log_z_is_the_average_over_all_samples_of_a_prompt() -> None:
     first = torch.tensor([1.0, 3.0, 0.5]).log().double()
     second = torch.tensor([2.0, 0.0]).log().double()
     assert_close(
-        running.update(first, ["a", "a", "b"]),
+        running.update(first, torch.tensor([0, 0, 1])),
         torch.tensor([2.0, 2.0, 0.5]).log().double(),
     )
     restored = RunningLogZ()
     restored.load_state_dict(running.state_dict())
     assert_close(
-        restored.update(second, ["a", "b"]),
+        restored.update(second, torch.tensor([0, 1])),
         torch.tensor([2.0, 0.25]).log().double(),
     )
 
 
 def test_log_z_does_not_overflow() -> None:
     running = RunningLogZ()
-    log_z = running.update(torch.tensor([5000.0, -5000.0]).double(), ["a", "a"])
+    log_z = running.update(torch.tensor([5000.0, -5000.0]).double(), torch.tensor([0, 0]))
     assert_close(log_z, torch.full((2,), 5000 - math.log(2)).double())
 
 
@@ -65,7 +66,7 @@ def test_a_rollout_without_any_weight_teaches_nothing_and_is_reported() -> None:
 
 
 def test_a_prompt_without_weight_does_not_move_the_policy() -> None:
-    samples = replace(made_samples([2, 2, 2, 2]), prompts=["a", "a", "b", "b"])
+    samples = replace(made_samples([2, 2, 2, 2]), contexts=contexts_of(["a", "a", "b", "b"]))
     log_target = samples.log_policy_sequence.clone()
     log_target[2:] = -math.inf
     objective = made_gdc()

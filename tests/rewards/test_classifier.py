@@ -13,6 +13,7 @@ from transformers import (
 )
 
 from klvi.config import schema
+from klvi.contexts import contexts_of, unprompted
 from klvi.errors import UserError
 from klvi.rewards import build_reward
 
@@ -74,52 +75,58 @@ def test_equals_each_text_alone_whatever_the_padding(tmp_path, batch_size):
     model = save_gpt2(tmp_path, num_labels=3)
     reward = build(tmp_path, label=2, batch_size=batch_size)
     expected = [logits(model, ids(text) or [3]).log_softmax(-1)[2] for text in TEXTS]
-    torch.testing.assert_close(reward(TEXTS, [""] * 4), torch.stack(expected))
+    torch.testing.assert_close(reward(TEXTS, unprompted(4)), torch.stack(expected))
 
 
 def test_an_encoder_with_special_tokens(tmp_path):
     model = save_bert(tmp_path)
     expected = [logits(model, [2, *ids(text)]).log_softmax(-1)[1] for text in TEXTS]
-    torch.testing.assert_close(build(tmp_path)(TEXTS, [""] * 4), torch.stack(expected))
+    torch.testing.assert_close(build(tmp_path)(TEXTS, unprompted(4)), torch.stack(expected))
 
 
 def test_a_label_by_name(tmp_path):
     save_bert(tmp_path, id2label={0: "sad", 1: "glad"}, label2id={"sad": 0, "glad": 1})
-    named = {name: build(tmp_path, label=name)(TEXTS, [""] * 4) for name in ("sad", "glad")}
-    torch.testing.assert_close(named["glad"], build(tmp_path, label=1)(TEXTS, [""] * 4))
+    named = {name: build(tmp_path, label=name)(TEXTS, unprompted(4)) for name in ("sad", "glad")}
+    torch.testing.assert_close(named["glad"], build(tmp_path, label=1)(TEXTS, unprompted(4)))
     torch.testing.assert_close(named["sad"].exp() + named["glad"].exp(), torch.ones(4))
 
 
 def test_a_single_logit_is_a_sigmoid(tmp_path):
     model = save_gpt2(tmp_path, num_labels=1)
     logit = torch.stack([logits(model, ids(text))[0] for text in TEXTS[:3]])
-    scores = {label: build(tmp_path, label=label)(TEXTS[:3], [""] * 3) for label in (0, 1)}
+    scores = {label: build(tmp_path, label=label)(TEXTS[:3], unprompted(3)) for label in (0, 1)}
     torch.testing.assert_close(scores[1], logit.sigmoid().log())
     torch.testing.assert_close(scores[0], (-logit).sigmoid().log())
-    torch.testing.assert_close(build(tmp_path, label="LABEL_0")(TEXTS[:3], [""] * 3), scores[1])
+    torch.testing.assert_close(
+        build(tmp_path, label="LABEL_0")(TEXTS[:3], unprompted(3)), scores[1]
+    )
 
 
 def test_labels_that_do_not_exclude_each_other(tmp_path):
     model = save_gpt2(tmp_path, num_labels=3, problem_type="multi_label_classification")
     expected = logits(model, ids("bad"))[2].sigmoid().log()
-    torch.testing.assert_close(build(tmp_path, label=2)(["bad"], [""])[0], expected)
+    torch.testing.assert_close(build(tmp_path, label=2)(["bad"], unprompted(1))[0], expected)
 
 
 def test_texts_beyond_the_context_are_cut_and_the_completion_kept(tmp_path):
     model = save_gpt2(tmp_path)
     long = "bad " * 6 + "a good "
     expected = logits(model, ids(long)[:8]).log_softmax(-1)[1]
-    torch.testing.assert_close(build(tmp_path)([long + "day"], [""])[0], expected)
+    torch.testing.assert_close(build(tmp_path)([long + "day"], unprompted(1))[0], expected)
     expected = logits(model, ids(long + "day")[-8:]).log_softmax(-1)[1]
-    torch.testing.assert_close(build(tmp_path, with_prompt=True)(["day"], [long])[0], expected)
+    torch.testing.assert_close(
+        build(tmp_path, with_prompt=True)(["day"], contexts_of([long]))[0], expected
+    )
 
 
 def test_the_prompt_counts_only_if_asked(tmp_path):
     save_gpt2(tmp_path)
     with_prompt = build(tmp_path, with_prompt=True)
     without = build(tmp_path)
-    assert without(["day"], ["good "]).equal(without(["day"], ["bad "]))
-    torch.testing.assert_close(with_prompt(["day"], ["good "]), without(["good day"], [""]))
+    assert without(["day"], contexts_of(["good "])).equal(without(["day"], contexts_of(["bad "])))
+    torch.testing.assert_close(
+        with_prompt(["day"], contexts_of(["good "])), without(["good day"], unprompted(1))
+    )
 
 
 @pytest.mark.parametrize(("label", "shown"), [("glad", "glad"), (2, "2"), (-1, "-1")])

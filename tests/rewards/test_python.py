@@ -3,6 +3,7 @@
 import pytest
 
 from klvi.config import schema
+from klvi.contexts import contexts_of
 from klvi.errors import UserError
 from klvi.rewards import build_reward, score
 
@@ -18,13 +19,13 @@ def test_a_function_gets_texts_and_prompts(tmp_path):
     )
     reward = build(f"{file}:count")
     assert reward.name == "python (mine.py:count)"
-    assert score(reward, ["ab", "c"], ["d", ""], update=0).tolist() == [3.0, 1.0]
+    assert score(reward, ["ab", "c"], contexts_of(["d", ""]), update=0).tolist() == [3.0, 1.0]
 
 
 def test_a_file_named_like_a_library_hides_nothing(tmp_path):
     file = tmp_path / "json.py"
     file.write_text("import json\ndef f(texts, prompts): return [json.loads(t) for t in texts]")
-    assert build(f"{file}:f")(["1.5"], [""]) == [1.5]
+    assert build(f"{file}:f")(["1.5"], contexts_of([""])) == [1.5]
 
 
 def test_files_of_the_same_name_are_told_apart(tmp_path):
@@ -32,7 +33,7 @@ def test_files_of_the_same_name_are_told_apart(tmp_path):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "r.py").write_text(f"def f(texts, prompts): return ['{folder}']")
     rewards = [build(f"{tmp_path / folder}/r.py:f") for folder in ("a", "b")]
-    assert [reward([""], [""]) for reward in rewards] == [["a"], ["b"]]
+    assert [reward([""], contexts_of([""])) for reward in rewards] == [["a"], ["b"]]
 
 
 @pytest.mark.parametrize(

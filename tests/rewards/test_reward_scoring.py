@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from klvi.contexts import contexts_of
 from klvi.errors import UserError
 from klvi.rewards import Contains, PythonFunction, WeightedSum, score
 
-TEXTS, PROMPTS = ["first text", "second text"], ["", ""]
+TEXTS, PROMPTS = ["first text", "second text"], contexts_of(["", ""])
 
 
 def returning(values):
@@ -56,7 +57,7 @@ def test_anything_else_is_refused(values, problem):
 
 def test_a_long_text_is_quoted_in_one_short_line():
     with pytest.raises(UserError) as error:
-        score(returning([math.nan]), ["a\nb" * 500], [""], update=1)
+        score(returning([math.nan]), ["a\nb" * 500], contexts_of([""]), update=1)
     assert len(str(error.value)) < 140
     assert "\n" not in str(error.value)
 

@@ -5,6 +5,7 @@ import random
 import pytest
 
 from klvi.config import schema
+from klvi.contexts import contexts_of, unprompted
 from klvi.errors import UserError
 from klvi.models.embedded import stories
 from klvi.rewards import Contains, Length, Lexicon, build_reward
@@ -16,21 +17,28 @@ def build(config):
 
 def test_contains_scores_the_completion_and_not_the_prompt():
     reward = build(schema.ContainsReward(name="contains", text="Paris"))
-    assert reward(["To Paris!", "to paris", "Rome"], ["", "", "Paris"]) == [1.0, 0.0, 0.0]
+    assert reward(["To Paris!", "to paris", "Rome"], contexts_of(["", "", "Paris"])) == [
+        1.0,
+        0.0,
+        0.0,
+    ]
 
 
 def test_contains_ignores_case_if_asked():
-    assert Contains("STRASSE", case_sensitive=False)(["straße", "x"], ["", ""]) == [1.0, 0.0]
+    assert Contains("STRASSE", case_sensitive=False)(["straße", "x"], unprompted(2)) == [
+        1.0,
+        0.0,
+    ]
 
 
 def test_lexicon_finds_whole_words_in_any_case():
     reward = build(schema.LexiconReward(name="lexicon", penalty=-2.5))
     texts = ["Damn it!", '"Hell," he said.', "Seashells are hellish", "what the_hell", "Nice."]
-    assert reward(texts, [""] * 5) == [-2.5, -2.5, 0.0, 0.0, 0.0]
+    assert reward(texts, unprompted(5)) == [-2.5, -2.5, 0.0, 0.0, 0.0]
 
 
 def test_lexicon_takes_signs_literally():
-    assert Lexicon(("c++", "a.b"))(["I like C++.", "axb"], ["", ""]) == [-1.0, 0.0]
+    assert Lexicon(("c++", "a.b"))(["I like C++.", "axb"], unprompted(2)) == [-1.0, 0.0]
 
 
 def test_lexicon_default_finds_exactly_the_mild_swearing_of_the_embedded_grammar():
@@ -45,7 +53,12 @@ def test_lexicon_reads_a_file(tmp_path):
     file = tmp_path / "words.txt"
     file.write_text("alas\n\n  woe \n")
     reward = build(schema.LexiconReward(name="lexicon", path=str(file)))
-    assert reward(["Alas!", "woe is me", "damn", "gone"], [""] * 4) == [-1.0, -1.0, 0.0, 0.0]
+    assert reward(["Alas!", "woe is me", "damn", "gone"], unprompted(4)) == [
+        -1.0,
+        -1.0,
+        0.0,
+        0.0,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -63,12 +76,12 @@ def test_lexicon_refuses(config, message):
 
 def test_length_in_words_and_characters():
     words = build(schema.LengthReward(name="length", target=2, scale=4.0))
-    assert words(["one two", "one  two\nthree", ""], [""] * 3) == [0.0, -0.25, -0.5]
-    assert Length(3, 1.0, "characters")(["abc", "abcde"], ["", ""]) == [0.0, -2.0]
+    assert words(["one two", "one  two\nthree", ""], unprompted(3)) == [0.0, -0.25, -0.5]
+    assert Length(3, 1.0, "characters")(["abc", "abcde"], unprompted(2)) == [0.0, -2.0]
 
 
 def test_letters_weigh_places_in_alphabet_and_text():
     letters = build(schema.LettersReward(name="letters"))
     texts = ["", "a", "E", "a b c", "c b a", "zebra ? ant"]
     expected = [0, 1 / 2, 5 / 2, 1 / 2 + 2 / 3 + 3 / 4, 3 / 2 + 2 / 3 + 1 / 4, 26 / 2 + 1 / 4]
-    assert letters(texts, [""] * 6) == pytest.approx([value / 8 for value in expected])
+    assert letters(texts, unprompted(6)) == pytest.approx([value / 8 for value in expected])

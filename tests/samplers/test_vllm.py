@@ -17,6 +17,7 @@ from torch.testing import assert_close
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from klvi.config.schema import LoraSection, ModelConfig
+from klvi.contexts import contexts_of
 from klvi.errors import UserError
 from klvi.models.decoding import decode
 from klvi.models.policy import Policy
@@ -91,7 +92,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def drawn(policy: Policy, count: int) -> Samples:
     generator = torch.Generator().manual_seed(0)
-    return sample(policy, [""] * count, max_new_tokens=LENGTH, generator=generator)
+    return sample(policy, contexts_of([""] * count), max_new_tokens=LENGTH, generator=generator)
 
 
 def statistics(samples: Samples) -> list[Tensor]:
@@ -172,7 +173,7 @@ def test_vllm_itself_samples_the_tiny_prior() -> None:
 
     def run() -> Tensor:
         generator = torch.Generator().manual_seed(0)
-        samples = sample(policy, [""] * 4000, max_new_tokens=32, generator=generator)
+        samples = sample(policy, contexts_of([""] * 4000), max_new_tokens=32, generator=generator)
         return torch.stack([samples.log_policy_sequence, samples.lengths.float()])
 
     own = run()

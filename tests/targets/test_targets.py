@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from klvi.config import schema
+from klvi.contexts import contexts_of
 from klvi.samples import Samples
 from klvi.targets import Constraint, Posterior, build_target
 
@@ -29,7 +30,7 @@ def samples(log_prior, reward):
     n = len(reward)
     whole = torch.stack([log_prior / 3, 2 * log_prior / 3], dim=1)
     return Samples(
-        prompts=[""] * n,
+        contexts=contexts_of([""] * n),
         prompt_tokens=torch.zeros(n, 1, dtype=torch.long),
         prompt_lengths=torch.ones(n, dtype=torch.long),
         tokens=torch.zeros(n, 2, dtype=torch.long),

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from klvi.config import schema
+from klvi.contexts import contexts_of
 from klvi.metrics.measurement import Measurement, Unavailable
 from klvi.samples import Samples
 
@@ -29,7 +30,7 @@ def samples():
     texts = ["Leo went to Paris.", "Ida\nwent [bold]there[/bold] \x1b[31m", "", "fourth"]
     n = len(texts)
     return Samples(
-        prompts=["", "One day, ", "", ""],
+        contexts=contexts_of(["", "One day, ", "", ""]),
         prompt_tokens=torch.zeros(n, 1, dtype=torch.long),
         prompt_lengths=torch.ones(n, dtype=torch.long),
         tokens=torch.zeros(n, 2, dtype=torch.long),

@@ -10,6 +10,7 @@ import torch
 from support import LENGTH, LETTERS, LetterReward, disturb, letter_reward, train_config
 
 from klvi.config.schema import TrainConfig
+from klvi.contexts import Context, unprompted
 from klvi.metrics.measurement import Measurement
 from klvi.models.policy import Policy
 from klvi.models.prior import load_prior
@@ -22,9 +23,9 @@ from klvi.training.prompt_stream import PromptStream
 class CountingReward(LetterReward):
     calls = 0
 
-    def __call__(self, texts: list[str], prompts: list[str]) -> torch.Tensor:
+    def __call__(self, texts: list[str], contexts: list[Context]) -> torch.Tensor:
         self.calls += 1
-        return super().__call__(texts, prompts)
+        return super().__call__(texts, contexts)
 
 
 def config_of(letters: int, length: int, new_tokens: int, **changes: object) -> TrainConfig:
@@ -129,7 +130,7 @@ def test_estimates_lie_beside_their_exact_values(policy: Policy, target: dict[st
         policy,
         build_target(config.target, config.beta),
         LetterReward(),
-        PromptStream([""]),
+        PromptStream(unprompted(1)),
     )
     found = evaluator.evaluate(0)
     checked = set()
@@ -149,7 +150,9 @@ def test_other_priors_have_no_exact_values(policy: Policy) -> None:
     settings = {"samples": 64, "prior_samples": 64}
     config = train_config(model={"name": "tiny"}, evaluation=settings)
     target = build_target(config.target, config.beta)
-    found = Evaluator(config, policy, target, LetterReward(), PromptStream([""])).evaluate(0)
+    found = Evaluator(config, policy, target, LetterReward(), PromptStream(unprompted(1))).evaluate(
+        0
+    )
     assert found.exact == {}
 
 

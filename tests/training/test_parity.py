@@ -19,6 +19,7 @@ from torch.testing import assert_close
 from transformers import GPT2Config, GPT2ForSequenceClassification
 
 from klvi.config.schema import TrainConfig
+from klvi.contexts import contexts_of, unprompted
 from klvi.models.policy import Policy
 from klvi.models.prior import load_prior
 from klvi.objectives import Prediction, build_objective
@@ -88,7 +89,7 @@ def fixed_rollouts(config: TrainConfig) -> list[Samples]:
     policy = Policy(load_prior(config.model), config.lora)
     drawn = sample(
         policy,
-        [""] * 4000,
+        unprompted(4000),
         max_new_tokens=LENGTH,
         generator=torch.Generator().manual_seed(0),
         batch_size=4000,
@@ -118,7 +119,7 @@ def train_with_klvi(
         objective=build_objective(config.objective, config.beta),
         target=build_target(config.target, config.beta),
         reward=LetterReward(),
-        prompts=PromptStream([""]),
+        contexts=PromptStream(contexts_of([""])),
         optimisation=Optimisation(policy, config.optim, config.updates),
     )
     loop.rollouts = rollouts
