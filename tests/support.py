@@ -58,8 +58,8 @@ class Enumeration:
 
     def log_probs_prior(self, policy: Policy) -> Tensor:
         """`(S,)` log π0(x)."""
-        with policy.as_prior(), torch.no_grad():
-            return self.log_probs(policy)
+        with torch.no_grad():
+            return self.log_probs(Policy(policy.prior))
 
 
 def letter_reward(texts: list[str]) -> Tensor:

@@ -31,7 +31,7 @@ def run(config: ExportConfig, context: Context) -> int:
     building = out.with_name(f".{out.name}.partial")
     shutil.rmtree(building, ignore_errors=True)
     with quiet_transformers():
-        policy.merge_and_unload().save_pretrained(building)
+        policy.export().save_pretrained(building)
         prior.tokenizer.save_pretrained(building)
     if out.exists():
         out.rmdir()

@@ -22,6 +22,14 @@ def reserved_cache(config: PretrainedConfig, capacity: int) -> DynamicCache:
     return cache
 
 
+def select_rows(cache: DynamicCache, rows: Tensor) -> None:
+    """Keep the sequences at `rows` `(n,)`, of which one may be named more than once."""
+    for layer in cache.layers:
+        # Layers with states reorder them for beam search alone, which is the same thing.
+        select = getattr(layer, "batch_select_indices", None) or layer.reorder_cache
+        select(rows)
+
+
 class ReservedLayer(DynamicLayer):
     """Keys and values as the first columns of buffers that are large enough from the start."""
 

@@ -8,16 +8,18 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
-from klvi.models.cache import reserved_cache
+from klvi.models.batching import Batching
+from klvi.models.cache import reserved_cache, select_rows
 from klvi.models.gpt2 import plain_gpt2
-from klvi.models.scoring import left_padding, positions, selected_logits
+from klvi.models.scoring import left_padding, padded_inputs, positions, selected_logits
 from klvi.samples import distinct_rows
 
 # Of the rows of a step: how many must be live to leave the ended ones in, and how few must be
 # distinct to be shared. Either spares or costs a copy of the whole cache.
 COMPACT_BELOW, SHARE_BELOW = 0.75, 0.9
+FASTEST = Batching()
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ def decode(
     stop_token_ids: tuple[int, ...],
     generator: torch.Generator,
     value_of: Callable[[Tensor], Tensor] | None = None,
+    batching: Batching = FASTEST,
 ) -> Decoded:
     """Ancestral sampling with a key-value cache; sequences that have ended leave the batch.
 
@@ -79,9 +82,10 @@ def decode(
     Args:
         prompt_tokens: `(N, P)`, padded on the left; `prompt_lengths` `(N,)`.
         value_of: maps final hidden states `(n, H)` to `(n,)`.
+        batching: without `padding` it is the caller who gives prompts of equal length only.
     """
     stop = torch.tensor(stop_token_ids, device=prompt_tokens.device)
-    batch = _Batch(model, prompt_tokens, prompt_lengths, max_new_tokens)
+    batch = _Batch(model, prompt_tokens, prompt_lengths, max_new_tokens, batching)
     columns: list[_Column] = []
     for t in range(max_new_tokens):
         logits, hidden = batch.step()
@@ -119,7 +123,7 @@ def tokens_at(log_probs: Tensor, uniform: Tensor) -> Tensor:
 
 def last_logits(model: PreTrainedModel, **inputs: Any) -> tuple[Tensor, Tensor]:
     """Next-token logits `(n, V)` and final hidden states `(n, H)` after the last of the inputs."""
-    states, logits = selected_logits(model, lambda states: states[:, -1:], use_cache=True, **inputs)
+    states, logits = selected_logits(model, lambda states: states[:, -1:], **inputs)
     return logits[:, -1], states[:, 0].float()
 
 
@@ -176,14 +180,22 @@ class _Batch:
         prompt_tokens: Tensor,
         prompt_lengths: Tensor,
         max_new_tokens: int,
+        batching: Batching,
     ) -> None:
         self.rows = torch.arange(len(prompt_tokens), device=prompt_tokens.device)
         self.live = torch.ones_like(prompt_lengths).bool()
-        first, self._place = distinct_rows(torch.cat([prompt_lengths[:, None], prompt_tokens], 1))
+        # What is computed anew can be rearranged at will.
+        self._sharing = batching.sharing or not batching.cache
+        first = self._place = self.rows
+        if self._sharing:
+            table = torch.cat([prompt_lengths[:, None], prompt_tokens], 1)
+            first, self._place = distinct_rows(table)
         padding = left_padding(prompt_tokens, prompt_lengths)
         self._model = model
         self._plain = plain_gpt2(model)
-        self._cache = reserved_cache(model.config, prompt_tokens.shape[1] + max_new_tokens)
+        self._cache: DynamicCache | None = None
+        if batching.cache:
+            self._cache = reserved_cache(model.config, prompt_tokens.shape[1] + max_new_tokens)
         self._inputs = prompt_tokens[first]
         self._attention = None if padding is None else padding[first]
         self._position = None if padding is None else positions(padding[first])
@@ -201,14 +213,18 @@ class _Batch:
         return (logits[self._place], hidden[self._place]) if self._shared else (logits, hidden)
 
     def _step(self) -> tuple[Tensor, Tensor]:
-        if self._plain is not None and self._inputs.shape[1] == 1:
+        if self._plain is not None and self._cache is not None and self._inputs.shape[1] == 1:
             states = self._plain.step(self._inputs, self._cache, self._attention, self._position)
             return self._plain.logits(states), states.float()
-        options: dict[str, Tensor] = {}
-        if self._attention is not None and self._position is not None:
-            options = {"attention_mask": self._attention.long(), "position_ids": self._position}
+        options = padded_inputs(self._model, self._attention, self._position)
+        if self._cache is None:
+            return last_logits(self._model, input_ids=self._inputs, use_cache=False, **options)
         return last_logits(
-            self._model, input_ids=self._inputs, past_key_values=self._cache, **options
+            self._model,
+            input_ids=self._inputs,
+            past_key_values=self._cache,
+            use_cache=True,
+            **options,
         )
 
     def end(self, choice: Tensor, stop: Tensor) -> int:
@@ -223,7 +239,7 @@ class _Batch:
         be worth a copy of the cache. Rows are shared only while enough of them are equal.
         """
         live = self.live
-        if not self._shared and left >= COMPACT_BELOW * len(live):
+        if not self._sharing or (not self._shared and left >= COMPACT_BELOW * len(live)):
             self._append(choice)
             return
         self.rows, parent, choice = self.rows[live], self._place[live], choice[live]
@@ -235,12 +251,18 @@ class _Batch:
         self._append(choice[first])
 
     def _select(self, rows: Tensor) -> None:
-        self._cache.batch_select_indices(rows)
+        if self._cache is None:
+            self._inputs = self._inputs[rows]
+        else:
+            select_rows(self._cache, rows)
         if self._attention is not None and self._position is not None:
             self._attention, self._position = self._attention[rows], self._position[rows]
 
     def _append(self, choice: Tensor) -> None:
-        self._inputs = choice
+        self._inputs = choice if self._cache is not None else torch.cat([self._inputs, choice], 1)
         if self._attention is not None and self._position is not None:
             self._attention = torch.cat([self._attention, torch.ones_like(choice).bool()], 1)
-            self._position = self._position[:, -1:] + 1
+            following = self._position[:, -1:] + 1
+            if self._cache is None:
+                following = torch.cat([self._position, following], 1)
+            self._position = following

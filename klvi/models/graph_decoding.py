@@ -115,7 +115,8 @@ class _Sequences:
                 self._model,
                 input_ids=self._prompt,
                 past_key_values=self._cache,
-                **padded_inputs(self._padding),
+                use_cache=True,
+                **padded_inputs(self._model, self._padding),
             )
         )
 
@@ -126,6 +127,7 @@ class _Sequences:
             self._model,
             input_ids=self._inputs,
             past_key_values=self._cache,
+            use_cache=True,
             attention_mask=self._attention,
             position_ids=self._position,
         )

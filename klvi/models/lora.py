@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
-from klvi.models.products import product
+from klvi.models.products import is_plain_linear, product
 
 
 class _AdaptedLinear(torch.autograd.Function):
@@ -69,6 +69,14 @@ def _merged(weight: Tensor, down: Tensor, up: Tensor, scaling: float) -> Tensor:
     return torch.addmm(weight, down.T, up.T, alpha=scaling)
 
 
+def is_mergeable(layer: Any) -> bool:
+    """Whether the adapters of a LoRA layer can be added to its base layer's weights."""
+    base = layer.get_base_layer()
+    weight = getattr(base, "weight", None)
+    kinds = (nn.Linear, Conv1D, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    return isinstance(base, kinds) and weight is not None and weight.is_floating_point()
+
+
 @torch.no_grad()
 def merged_weight(layer: Any) -> Tensor:
     """The base weight of a LoRA layer with its adapters added, a new tensor."""
@@ -94,7 +102,7 @@ def fuse_lora(model: nn.Module) -> None:
     for module in model.modules():
         if not isinstance(module, LoraLayer):
             continue
-        if isinstance(module.get_base_layer(), nn.Linear | Conv1D):
+        if is_plain_linear(module.get_base_layer()):
             module.forward = _fused_forward(module, module.forward)
 
 

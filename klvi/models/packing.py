@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from klvi.models.products import has_onednn, onednn_linear
+from klvi.models.products import has_onednn, is_plain_linear, onednn_linear
 
 # Steps and weights below which laying out takes longer than it saves.
 LEAST_STEPS, LEAST_WEIGHTS = 16, 2**16
@@ -29,9 +29,7 @@ def packable(modules: Iterable[nn.Module]) -> list[Any]:
     return [
         module
         for module in modules
-        if isinstance(module, nn.Linear | Conv1D)
-        # What has a forward of its own is more than a linear map.
-        and "forward" not in vars(module)
+        if is_plain_linear(module)
         and has_onednn(module.weight)
         and module.weight.numel() >= LEAST_WEIGHTS
     ]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import PeftModel, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from peft.utils import set_peft_model_state_dict
 from safetensors.torch import load_file
@@ -17,15 +17,17 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.pytorch_utils import Conv1D
 
 from klvi.config.schema import LoraSection
 from klvi.errors import UserError
-from klvi.models.decoding import Decoder, decode
+from klvi.models.adapters import adapt, adapter_config
+from klvi.models.batching import Batching
+from klvi.models.decoding import Decoded, Decoder, decode
 from klvi.models.graph_decoding import graph_decode
-from klvi.models.lora import fuse_lora, merged_weight
+from klvi.models.lora import fuse_lora, is_mergeable, merged_weight
 from klvi.models.packing import computing_with, pack, packable
 from klvi.models.prior import Prior, quiet_transformers
+from klvi.models.views import embeddings_are_tied, untie, view_of
 
 
 class ValueHead(nn.Module):
@@ -51,40 +53,44 @@ class ValueHead(nn.Module):
 class Policy:
     """π = π0 + LoRA; where `lora` is None, π is the prior itself and there is nothing to train.
 
-    One set of base weights serves both: the prior is the policy with its adapter off. The adapter
-    starts at zero, so that every log-ratio is 0 before the first update.
+    Prior, policy, and the policy with its adapter merged are three views of one set of base
+    weights: any number of policies on a prior, trained, decoding and scoring in turn, give the
+    numbers that each gives alone. The adapter starts at zero, so that every log-ratio is 0 before
+    the first update.
 
     Attributes:
+        model: the base model with the adapter's layers in place.
+        adapted: the same as peft has it; None without an adapter.
         decoder: what samples from the model; klvi's own `decode` unless it is replaced.
+        batching: how the model's passes are arranged.
+        left_out: kinds of linear layers that have no adapter, by name, with the reason.
     """
 
     def __init__(self, prior: Prior, lora: LoraSection | None = None, seed: int = 0) -> None:
         self.prior = prior
+        self.model: PreTrainedModel = prior.model
         self.adapted: PeftModel | None = None
         self.value_head: ValueHead | None = None
         self.decoder: Decoder = decode
+        self.batching = Batching()
+        self.left_out: dict[str, str] = {}
         self._seed = seed
         self._packed_head: Tensor | None = None
         if lora is not None:
+            self.model = view_of(prior.model)
             with torch.random.fork_rng(devices=[]), quiet_transformers():
                 torch.manual_seed(seed)
-                self.adapted = get_peft_model(prior.model, _lora_config(prior.model, lora))
+                config, self.left_out = adapter_config(prior.model, lora)
+                torch.manual_seed(seed)
+                self.adapted = adapt(self.model, config)
             self.adapted.eval()
             fuse_lora(self.model)
-        modules = list(self.model.modules())
-        self._lora_layers: list[Any] = [m for m in modules if isinstance(m, LoraLayer)]
-        self._lora_places = [
-            (parent, name, child)
-            for parent in modules
-            for name, child in parent.named_children()
-            if isinstance(child, LoraLayer)
-        ]
-        self._adapter = [p for name, p in self.model.named_parameters() if "lora_" in name]
-
-    @property
-    def model(self) -> PreTrainedModel:
-        """The base model with the adapter's layers in place."""
-        return self.prior.model
+        self._lora_layers: dict[str, Any] = {
+            name: module
+            for name, module in self.model.named_modules()
+            if isinstance(module, LoraLayer)
+        }
+        self._adapter = {n: p for n, p in self.model.named_parameters() if "lora_" in n}
 
     @property
     def scores_while_decoding(self) -> bool:
@@ -106,8 +112,8 @@ class Policy:
         """Whether there is no adapter, or one that adds nothing, as before the first update."""
         return not any(
             bool(weight.any())
-            for layer in self._lora_layers
-            for weight in layer.lora_B.parameters()
+            for name, weight in self._adapter.items()
+            if "lora_B" in name or "lora_embedding_B" in name
         )
 
     def add_value_head(self) -> ValueHead:
@@ -125,47 +131,68 @@ class Policy:
 
     def adapter_parameters(self) -> list[nn.Parameter]:
         """The LoRA weights, in a fixed order."""
-        return self._adapter
+        return list(self._adapter.values())
 
-    @contextmanager
-    def as_prior(self) -> Iterator[PreTrainedModel]:
-        """The model as π0, with the layers it had before the adapter came."""
-        held = [getattr(parent, name) for parent, name, _ in self._lora_places]
-        for parent, name, layer in self._lora_places:
-            setattr(parent, name, layer.get_base_layer())
-        try:
-            yield self.model
-        finally:
-            for (parent, name, _), layer in zip(self._lora_places, held, strict=True):
-                setattr(parent, name, layer)
+    @cached_property
+    def _merged_view(self) -> PreTrainedModel:
+        return view_of(self.prior.model)
 
     @contextmanager
     def merged(self) -> Iterator[PreTrainedModel]:
-        """The model as π with the adapter added into the base weights, for many small forwards.
+        """The policy as a plain model, for many small forwards: the adapter added into weights.
 
-        Afterwards the base weights are the very tensors they were: nothing is subtracted.
+        A view of its own, whose adapted layers have weights of their own while it lasts. An adapter
+        that cannot be added to its layer's weights stays beside them.
         """
-        layers = [m.get_base_layer() for m in self._lora_layers]
-        originals = [layer.weight.data for layer in layers]
-        for layer, module in zip(layers, self._lora_layers, strict=True):
-            layer.weight.data = merged_weight(module)
+        if not all(map(is_mergeable, self._lora_layers.values())):
+            yield self.model
+            return
+        view = self._merged_view
+        layers = {view.get_submodule(name): layer for name, layer in self._lora_layers.items()}
+        originals = {module: module.weight for module in layers}
+        for module, layer in layers.items():
+            module.weight = nn.Parameter(merged_weight(layer), requires_grad=False)
         try:
-            with self.as_prior():
-                yield self.model
+            yield view
         finally:
-            for layer, original in zip(layers, originals, strict=True):
-                layer.weight.data = original
+            for module, original in originals.items():
+                module.weight = original
+
+    def complete(
+        self,
+        model: PreTrainedModel,
+        prompt_tokens: Tensor,
+        prompt_lengths: Tensor,
+        *,
+        max_new_tokens: int,
+        generator: torch.Generator,
+    ) -> Decoded:
+        """Completions of prompts `(N, P)` by `model`, which is what `merged` gives."""
+        decoder = self.decoder
+        if decoder is decode:
+            decoder = partial(decode, batching=self.batching)
+        return decoder(
+            model,
+            prompt_tokens,
+            prompt_lengths,
+            max_new_tokens=max_new_tokens,
+            stop_token_ids=self.prior.stop_token_ids,
+            generator=generator,
+            value_of=self.value_head,
+        )
 
     @contextmanager
     def packed(self) -> Iterator[None]:
         """Inside `merged`, on a CPU: large layers laid out for the few rows of decoding.
 
-        The output embedding, which no adapter changes, stays laid out for the next rollout.
+        An output embedding that no adapter changes stays laid out for the next rollout.
         """
-        head = self.model.get_output_embeddings()
-        layers = packable(self.model.modules())
-        weights = {layer: pack(layer) for layer in layers if layer is not head}
-        if head in layers:
+        head = self._merged_view.get_output_embeddings()
+        adapted = {self._merged_view.get_submodule(name) for name in self._lora_layers}
+        layers = packable(self._merged_view.modules())
+        keeps = head in layers and head not in adapted
+        weights = {layer: pack(layer) for layer in layers if not (keeps and layer is head)}
+        if keeps:
             self._packed_head = pack(head) if self._packed_head is None else self._packed_head
             weights[head] = self._packed_head
         with computing_with(weights):
@@ -218,7 +245,8 @@ class Policy:
     def save_adapter(self, directory: Path) -> None:
         """Write the adapter as a PEFT folder."""
         if self.adapted is not None:
-            self.adapted.save_pretrained(directory)
+            # Of adapted embeddings peft would save the base weights as well.
+            self.adapted.save_pretrained(directory, save_embedding_layers=False)
 
     def load_adapter(self, directory: Path) -> None:
         """Take the adapter's weights from a PEFT folder.
@@ -229,43 +257,27 @@ class Policy:
         if self.adapted is None or not file.is_file():
             raise UserError(f"{directory}: no adapter (adapter_model.safetensors) in this folder")
         state = load_file(file, device=str(self.device))
-        expected = {k: v.shape for k, v in get_peft_model_state_dict(self.adapted).items()}
+        expected = {k: v.shape for k, v in _adapter_state(self.adapted).items()}
         if expected != {k: v.shape for k, v in state.items()}:
             raise UserError(f"{directory}: this adapter belongs to another model or lora section")
         set_peft_model_state_dict(self.adapted, state)
 
-    def merge_and_unload(self) -> PreTrainedModel:
-        """The plain model with the adapter merged for good; the policy is used up."""
-        if self.adapted is None:
-            return self.model
-        merged: PreTrainedModel = self.adapted.merge_and_unload()
-        return merged
+    def export(self) -> PreTrainedModel:
+        """A plain model with the adapter in its weights, to be saved.
+
+        Raises UserError where the adapter cannot be added to the weights of its layers.
+        """
+        model = view_of(self.prior.plain)
+        for name, layer in self._lora_layers.items():
+            if not is_mergeable(layer):
+                raise UserError(f"layer {name}: its adapter cannot be merged; keep adapter/")
+            module = model.get_submodule(name)
+            module.weight = nn.Parameter(merged_weight(layer), requires_grad=False)
+        if embeddings_are_tied(self.prior.plain) and not embeddings_are_tied(model):
+            untie(model.config)
+        return model
 
 
-def _lora_config(model: PreTrainedModel, lora: LoraSection) -> LoraConfig:
-    """No dropout: rollouts, log-probabilities and gradients are of one and the same policy.
-
-    Raises UserError where a target names no module of the model.
-    """
-    modules = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
-    missing = [target for target in lora.targets or [] if target not in modules]
-    if missing:
-        linear = sorted(
-            {
-                name.rsplit(".", 1)[-1]
-                for name, module in model.named_modules()
-                if isinstance(module, nn.Linear | Conv1D)
-            }
-        )
-        raise UserError(
-            f"lora.targets={missing}: no such layer in this model; it has {', '.join(linear)} "
-            "(lora.targets=null takes all)"
-        )
-    return LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        target_modules=lora.targets or "all-linear",
-        lora_dropout=0.0,
-        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
-        task_type="CAUSAL_LM",
-    )
+def _adapter_state(adapted: PeftModel) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    return state

@@ -25,6 +25,7 @@ from klvi.models.activations import fuse_activations
 from klvi.models.embedded import enumerable_lm, tiny_path
 from klvi.models.embedded.tokenizer import unknown_characters
 from klvi.models.products import fuse_linear
+from klvi.models.views import view_of
 from klvi.samples import distinct_rows
 
 
@@ -34,7 +35,8 @@ class Prior:
 
     Attributes:
         name: what the user calls it.
-        model: in eval mode (no dropout), its parameters frozen.
+        model: in eval mode (no dropout), its parameters frozen, with klvi's kernels.
+        plain: a view of the same weights as transformers has them.
         tokenizer: without a need for a pad token.
         start_token_id: prepended to every prompt; None where the model has none.
         stop_token_ids: a completion ends with the first of these.
@@ -42,6 +44,7 @@ class Prior:
 
     name: str
     model: PreTrainedModel
+    plain: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     start_token_id: int | None
     stop_token_ids: tuple[int, ...]
@@ -119,12 +122,14 @@ def load_prior(config: ModelConfig | EnumerableModelConfig, device: str = "cpu")
     else:
         model, tokenizer = _load_pretrained(config)
         start = config.start_token
-    model = model.to(device).eval().requires_grad_(False)
+    plain = model.to(device).eval().requires_grad_(False)
+    model = view_of(plain)
     fuse_activations(model)
     fuse_linear(model)
     return Prior(
         name=config.name,
         model=model,
+        plain=plain,
         tokenizer=tokenizer,
         start_token_id=_start_token_id(config.name, tokenizer, start),
         stop_token_ids=_stop_token_ids(config.name, model, tokenizer),

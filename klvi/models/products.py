@@ -7,7 +7,7 @@ precisions, keeps it.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
@@ -92,3 +92,13 @@ class FrozenConv1D(Conv1D):
             return cast(Tensor, super().forward(x))
         output: Tensor = _Product.apply(x, self.weight.T, self.bias)
         return output
+
+
+def is_plain_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether a module is a linear map and nothing more: no subclass with a forward of its own.
+
+    Models derive routers, scaled and quantised layers from `nn.Linear`.
+    """
+    forwards = {nn.Linear.forward, Conv1D.forward, FrozenLinear.forward, FrozenConv1D.forward}
+    hooks = (module._forward_hooks, module._forward_pre_hooks)
+    return type(module).forward in forwards and "forward" not in vars(module) and not any(hooks)

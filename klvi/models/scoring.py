@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -121,11 +123,25 @@ def positions(attention: Tensor) -> Tensor:
     return (attention.cumsum(1) - 1).clamp_min(0)
 
 
-def padded_inputs(attention: Tensor | None) -> dict[str, Tensor]:
-    """What tells transformers that only the tokens in `attention` `(N, T)` are real; None: all."""
+def padded_inputs(
+    model: PreTrainedModel, attention: Tensor | None, position: Tensor | None = None
+) -> dict[str, Tensor]:
+    """What tells `model` that only the tokens in `attention` `(N, T)` are real; None: all.
+
+    `position` `(N, t)` are the ids of the last t tokens; by default of all. A model without ids of
+    positions takes them from the mask, or has none.
+    """
     if attention is None:
         return {}
-    return {"attention_mask": attention.long(), "position_ids": positions(attention)}
+    inputs = {"attention_mask": attention.long()}
+    if "position_ids" in _parameters(type(model).forward):
+        inputs["position_ids"] = positions(attention) if position is None else position
+    return inputs
+
+
+@cache
+def _parameters(forward: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(forward).parameters)
 
 
 def selected_logits(
@@ -174,7 +190,7 @@ def next_tokens(model: PreTrainedModel, completions: Completions) -> NextTokens:
             lambda states: states[:, -width:][mask][None],
             input_ids=tokens,
             use_cache=False,
-            **padded_inputs(attention),
+            **padded_inputs(model, attention),
         )
         # Views: the gradient of an index would be a second tensor of this size, filled with zeros.
         hidden, logits = states.squeeze(0), scores.squeeze(0)

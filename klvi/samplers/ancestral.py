@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from klvi.contexts import Context
-from klvi.models.decoding import Decoded, decode
+from klvi.models.batching import Batching
+from klvi.models.decoding import FASTEST, Decoded, decode
 from klvi.models.packing import LEAST_STEPS
 from klvi.models.policy import Policy
 from klvi.models.scoring import (
@@ -67,24 +68,25 @@ def draw(
     """As `sample`, with `log_policy` as captured on the way, and `log_prior` still 0."""
     if not contexts:
         raise ValueError("no contexts to complete")
-    parts = []
+    parts, order = [], []
     pays = policy.decoder is decode and max_new_tokens >= LEAST_STEPS
     with policy.merged() as model, policy.packed() if pays else nullcontext():
         for start in range(0, len(contexts), batch_size):
             batch = contexts[start : start + batch_size]
             prompt_tokens, prompt_lengths = policy.prior.encode(batch)
             policy.prior.check_length(prompt_tokens.shape[1], max_new_tokens)
-            decoded = policy.decoder(
-                model,
-                prompt_tokens,
-                prompt_lengths,
-                max_new_tokens=max_new_tokens,
-                stop_token_ids=policy.prior.stop_token_ids,
-                generator=generator,
-                value_of=policy.value_head,
-            )
-            parts.append(_unscored(policy, batch, prompt_tokens, prompt_lengths, decoded))
-    return parts[0] if len(parts) == 1 else Samples.concatenate(parts)
+            for rows in _together(prompt_lengths, policy.batching):
+                width = int(prompt_lengths[rows].max())
+                prompt = prompt_tokens[rows, -width:], prompt_lengths[rows]
+                decoded = policy.complete(
+                    model, *prompt, max_new_tokens=max_new_tokens, generator=generator
+                )
+                chosen = [batch[row] for row in rows.tolist()]
+                parts.append(_unscored(policy, chosen, *prompt, decoded))
+                order.append(rows + start)
+    if len(parts) == 1:
+        return parts[0]
+    return Samples.concatenate(parts).select(torch.cat(order).argsort())
 
 
 def _unscored(
@@ -128,10 +130,12 @@ class Pass:
         return next_tokens(model, self.inputs).of(self.place)
 
 
-def passes(samples: Samples, budget: int | None = None) -> Iterator[Pass]:
+def passes(
+    samples: Samples, budget: int | None = None, batching: Batching = FASTEST
+) -> Iterator[Pass]:
     """All samples, once, in passes of at most `budget` tokens; None for what suits the device."""
     first, place = samples.distinct_inputs()
-    for batch in token_batches(samples.lengths[first], samples.prompt_tokens.shape[1], budget):
+    for batch in _batches(samples, first, budget, batching):
         chosen = first[batch]
         part = samples.select(chosen).compact()
         inputs = Completions(part.prompt_tokens, part.prompt_lengths, part.tokens, part.lengths)
@@ -142,6 +146,23 @@ def passes(samples: Samples, budget: int | None = None) -> Iterator[Pass]:
         order[batch] = torch.arange(len(batch), device=batch.device)
         rows = (order[place] >= 0).nonzero()[:, 0]
         yield Pass(rows, inputs, order[place[rows]])
+
+
+def _batches(
+    samples: Samples, rows: Tensor, budget: int | None, batching: Batching
+) -> Iterator[Tensor]:
+    """Places in `rows` of each pass."""
+    lengths, prompts = samples.lengths[rows], samples.prompt_lengths[rows]
+    for part in _together(prompts, batching):
+        for batch in token_batches(lengths[part], int(prompts[part].max()), budget):
+            yield part[batch]
+
+
+def _together(prompt_lengths: Tensor, batching: Batching) -> list[Tensor]:
+    """The rows whose prompts may share a pass: all, or without padding those of equal length."""
+    if batching.padding:
+        return [torch.arange(len(prompt_lengths), device=prompt_lengths.device)]
+    return [(prompt_lengths == n).nonzero()[:, 0] for n in prompt_lengths.unique()]
 
 
 @torch.no_grad()
@@ -161,7 +182,7 @@ def rescore(
     names += ["values"] if again and policy.value_head is not None else []
     names += ["entropy", "kl"] if distributions else []
     fresh: dict[str, Any] = {name: torch.zeros_like(samples.log_policy) for name in names}
-    for batch in passes(samples, budget):
+    for batch in passes(samples, budget, policy.batching):
         for name, value in _scores(policy, samples, batch, again, distributions).items():
             fresh[name][batch.rows, : value.shape[1]] = value
     return replace(samples, **fresh)
@@ -171,8 +192,7 @@ def _scores(
     policy: Policy, samples: Samples, batch: Pass, again: bool, distributions: bool
 ) -> dict[str, Tensor]:
     """The `(n, T)` fields that `rescore` renews, of the samples of one pass."""
-    with policy.as_prior() as model:
-        prior = batch.view(model)
+    prior = batch.view(policy.prior.model)
     tokens = samples.tokens[batch.rows, : prior.mask.shape[1]]
     scores = {"log_prior": prior.log_probs(tokens)}
     if again:
@@ -190,7 +210,7 @@ def _scores(
 def log_policy_of(policy: Policy, samples: Samples, budget: int | None = None) -> Tensor:
     """`(N, T)` log π of given samples under the policy as it is now, nats per token."""
     log_policy = torch.zeros_like(samples.log_policy)
-    for batch in passes(samples, budget):
+    for batch in passes(samples, budget, policy.batching):
         width = batch.inputs.tokens.shape[1]
         values = batch.view(policy.model).log_probs(samples.tokens[batch.rows, :width])
         log_policy[batch.rows, :width] = values

@@ -9,6 +9,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from klvi.config.rules import MOST_SEQUENCES
 from klvi.config.schema import EnumerableModelConfig, MeasureConfig
@@ -69,13 +70,15 @@ class ExactEvaluator:
     @cached_property
     def log_prior(self) -> Tensor:
         """`(S,)` log π0(x), nats per sequence."""
-        with self.policy.as_prior():
-            return self.log_policy()
+        return self._log_sequences(self.policy.prior.model)
 
-    @torch.no_grad()
     def log_policy(self) -> Tensor:
         """`(S,)` log π(x) of the policy as it is now, nats per sequence."""
-        log_next = self._log_next()
+        return self._log_sequences(self.policy.model)
+
+    @torch.no_grad()
+    def _log_sequences(self, model: PreTrainedModel) -> Tensor:
+        log_next = self._log_next(model)
         tokens, lengths = self.sequences.tokens, self.sequences.lengths
         places = torch.arange(tokens.shape[1])
         chosen = log_next[self._branches[:, None], places, tokens]
@@ -89,7 +92,7 @@ class ExactEvaluator:
             self._scored = reward, self.log_prior + self.target.log_evidence(reward)
         return self._scored
 
-    def _log_next(self) -> Tensor:
+    def _log_next(self, model: PreTrainedModel) -> Tensor:
         """`(R, T, V)` next-token log-probabilities along each of the R longest prefixes.
 
         The prefixes of T − 1 letters pass through every shorter one: with them all sequences are
@@ -99,7 +102,7 @@ class ExactEvaluator:
         rows = self.sequences.tokens[self._longest]
         prompt, prompt_lengths = self.policy.prior.encode([Context(0)])
         parts = []
-        with float64(self.policy.model) as model:
+        with float64(model):
             for part in rows.to(self.policy.device).split(self.config.rollout.batch_size):
                 size = len(part)
                 view = next_tokens(

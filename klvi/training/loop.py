@@ -197,7 +197,7 @@ class Loop:
 
     def parts(self, samples: Samples, signals: Signals) -> Iterator[Part]:
         """A minibatch cut into what one forward pass takes, `optim.micro_batch_tokens`."""
-        for batch in passes(samples, self.config.optim.micro_batch_tokens):
+        for batch in passes(samples, self.config.optim.micro_batch_tokens, self.policy.batching):
             chosen = samples.select(batch.rows).compact()
             yield Part(batch, chosen, _select(signals, batch.rows, chosen.tokens.shape[1]))
 

@@ -12,6 +12,7 @@ import time
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from klvi.contexts import contexts_of
 from klvi.models.decoding import Decoded, decode
@@ -66,22 +67,21 @@ def _decode(loop: Loop, seed: int) -> tuple[tuple[Tensor, Tensor], Decoded]:
 
 @torch.no_grad()
 def _prior_pass(loop: Loop, prompts: tuple[Tensor, Tensor], decoded: Decoded) -> None:
-    with loop.policy.as_prior():
-        for rows in token_batches(decoded.lengths, prompts[0].shape[1]):
-            _log_probs(loop, prompts, decoded, rows)
+    for rows in token_batches(decoded.lengths, prompts[0].shape[1]):
+        _log_probs(loop.policy.prior.model, prompts, decoded, rows)
 
 
 def _forward_and_backward(loop: Loop, prompts: tuple[Tensor, Tensor], decoded: Decoded) -> None:
     for rows in token_batches(decoded.lengths, prompts[0].shape[1]):
-        loop.optimisation.backward(_log_probs(loop, prompts, decoded, rows).sum())
+        loop.optimisation.backward(_log_probs(loop.policy.model, prompts, decoded, rows).sum())
     loop.optimisation.optimizer.zero_grad()
 
 
 def _log_probs(
-    loop: Loop, prompts: tuple[Tensor, Tensor], decoded: Decoded, rows: Tensor
+    model: PreTrainedModel, prompts: tuple[Tensor, Tensor], decoded: Decoded, rows: Tensor
 ) -> Tensor:
     """`(n,)` log-probabilities, nats per token, of the completions at `rows`."""
     tokens = decoded.tokens[rows, : int(decoded.lengths[rows].max())]
     batch = Completions(prompts[0][rows], prompts[1][rows], tokens, decoded.lengths[rows])
-    view = next_tokens(loop.policy.model, batch)
+    view = next_tokens(model, batch)
     return token_log_probs(view.logits, tokens[view.mask])

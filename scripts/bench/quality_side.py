@@ -68,18 +68,18 @@ def exact_kl(policy: Policy, config: TrainConfig) -> Callable[[], float]:
         prompt.expand(count, -1), width.expand(count), sequences.tokens, sequences.lengths
     )
 
-    def log_probs() -> torch.Tensor:
-        view = next_tokens(policy.model, completions)
+    def log_probs(model: PreTrainedModel) -> torch.Tensor:
+        view = next_tokens(model, completions)
         return view.log_probs(sequences.tokens).double().sum(1)
 
     texts = policy.prior.decode(sequences.tokens, sequences.lengths)
     reward = score(build_reward(config.reward, "cpu"), texts, [""] * count, update=0).double()
-    with policy.as_prior():
-        log_target = (log_probs() + reward / config.beta).log_softmax(0)
+    with torch.no_grad():
+        log_target = (log_probs(policy.prior.model) + reward / config.beta).log_softmax(0)
 
     @torch.no_grad()
     def divergence() -> float:
-        log_policy = log_probs()
+        log_policy = log_probs(policy.model)
         return float((log_policy.exp() * (log_policy - log_target)).sum())
 
     return divergence

@@ -33,14 +33,8 @@ class Exact:
     def token_log_probs(self, prior: bool = False) -> Tensor:
         batch = self.enumeration.completions
 
-        def score() -> Tensor:
-            view = next_tokens(self.policy.model, batch)
-            return view.log_probs(batch.tokens)
-
-        if not prior:
-            return score()
-        with self.policy.as_prior(), torch.no_grad():
-            return score()
+        model = self.policy.prior.model if prior else self.policy.model
+        return next_tokens(model, batch).log_probs(batch.tokens)
 
     def gradient(self, loss: Tensor) -> Tensor:
         parameters = self.policy.adapter_parameters()

@@ -58,9 +58,10 @@ def test_captured_log_probs_are_those_of_scoring(policy: Policy, decoder: Decode
 def test_equal_prefixes_cost_the_model_one_row(policy: Policy) -> None:
     """512 completions of one start: a row, then at most one for each letter, and so on."""
     rows: list[int] = []
-    hook = policy.model.transformer.wte.register_forward_pre_hook(
-        lambda _, inputs: rows.append(len(inputs[0]))
-    )
+    with policy.merged() as model:
+        hook = model.transformer.wte.register_forward_pre_hook(
+            lambda _, inputs: rows.append(len(inputs[0]))
+        )
     try:
         run(policy, *start(512))
     finally:
@@ -171,7 +172,8 @@ def test_a_graphs_step_writes_into_the_same_tensors(policy: Policy) -> None:
         held += [tensor for layer in layers for tensor in (layer.keys, layer.values)]
         places.append({tensor.data_ptr() for tensor in held})
 
-    hook = policy.model.register_forward_pre_hook(record, with_kwargs=True)
+    with policy.merged() as model:
+        hook = model.register_forward_pre_hook(record, with_kwargs=True)
     try:
         prompts = torch.tensor([[4, 0, 1], [4, 4, 2]])
         run(policy, prompts, torch.tensor([3, 2]), decoder=graph_decode)

@@ -53,7 +53,7 @@ def test_a_step_is_transformers(options: dict[str, Any], padded: bool) -> None:
         real[0, 0] = real[1, :2] = False
     own, theirs = (reserved_cache(model.config, 3 + STEPS) for _ in range(2))
     for cache in (own, theirs):
-        padding = padded_inputs(real if padded else None)
+        padding = padded_inputs(model, real if padded else None)
         last_logits(model, input_ids=prompts, past_key_values=cache, **padding)
     for _ in range(STEPS):
         tokens = torch.randint(VOCABULARY, (6, 1), generator=generator)

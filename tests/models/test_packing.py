@@ -53,7 +53,8 @@ def test_what_is_not_packed() -> None:
 
 def test_rollouts_follow_the_adapter_and_leave_the_layers_alone() -> None:
     policy = Policy(load_prior(ModelConfig(name="tiny")), LoraSection())
-    packed = packable(policy.model.modules())
+    with policy.merged() as model:
+        packed = packable(model.modules())
     assert packed
     for seed in (1, 2):
         disturb(policy, 0.02, seed)

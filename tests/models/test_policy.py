@@ -9,6 +9,7 @@ from klvi.config.schema import EnumerableModelConfig, LoraSection
 from klvi.errors import UserError
 from klvi.models.policy import Policy
 from klvi.models.prior import load_prior
+from klvi.models.scoring import next_tokens
 
 
 def test_a_fresh_policy_is_the_prior(policy: Policy, enumeration: Enumeration) -> None:
@@ -36,8 +37,10 @@ def test_merging_is_the_same_policy_and_leaves_every_bit(
     disturb(policy)
     before = {name: value.clone() for name, value in policy.model.state_dict().items()}
     expected = enumeration.log_probs(policy).detach()
-    with policy.merged(), torch.no_grad():
-        assert_close(enumeration.log_probs(policy), expected, atol=1e-4, rtol=1e-4)
+    with policy.merged() as model, torch.no_grad():
+        view = next_tokens(model, enumeration.completions)
+        merged = view.log_probs(enumeration.completions.tokens).double().sum(1)
+    assert_close(merged, expected, atol=1e-4, rtol=1e-4)
     for _ in range(1000):
         with policy.merged():
             pass
@@ -54,14 +57,21 @@ def test_merging_is_undone_after_an_error(policy: Policy, enumeration: Enumerati
     assert torch.equal(enumeration.log_probs(policy), expected)
 
 
-def test_the_prior_within_the_prior_is_the_prior(policy: Policy, enumeration: Enumeration) -> None:
-    before = enumeration.log_probs(policy).detach()
-    after = enumeration.log_probs(disturb(policy)).detach()
-    with policy.as_prior():
-        with policy.as_prior():
-            assert torch.equal(enumeration.log_probs(policy), before)
-        assert torch.equal(enumeration.log_probs(policy), before)
-    assert torch.equal(enumeration.log_probs(policy), after)
+def test_policies_on_one_prior_give_in_turn_what_each_gives_alone(
+    policy: Policy, enumeration: Enumeration
+) -> None:
+    prior = Policy(policy.prior)
+    before = enumeration.log_probs(prior)
+    disturb(policy)
+    alone = enumeration.log_probs(policy).detach()
+    other = disturb(Policy(policy.prior, LoraSection(r=4, targets=["lm_head", "c_attn"]), seed=1))
+    second = enumeration.log_probs(other).detach()
+    assert not torch.allclose(alone, second, atol=0.1)
+    with policy.merged(), other.merged(), policy.packed():
+        for one, expected in ((prior, before), (policy, alone), (other, second)):
+            assert torch.equal(enumeration.log_probs(one), expected)
+    enumeration.log_probs(policy).mean().backward()
+    assert all(parameter.grad is None for parameter in other.adapter_parameters())
 
 
 def test_a_snapshot_can_stand_in(policy: Policy, enumeration: Enumeration) -> None:

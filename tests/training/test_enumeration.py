@@ -63,8 +63,7 @@ def test_values_are_sums_over_all_sequences(letters: int, length: int, new_token
     policy = evaluator.policy
     policy.model.double()
     log_policy = by_hand(policy, letters, new_tokens)
-    with policy.as_prior():
-        log_prior = by_hand(policy, letters, new_tokens)
+    log_prior = by_hand(Policy(policy.prior), letters, new_tokens)
     words = list(log_policy)
     texts = [" ".join("abc"[i] for i in word) for word in words]
     rewards = dict(zip(words, letter_reward(texts).tolist(), strict=True))

@@ -1,0 +1,35 @@
+"""Views of a model: modules of their own on shared weights."""
+
+from __future__ import annotations
+
+import copy
+from typing import TypeVar
+
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def view_of(model: M) -> M:
+    """The model again, with modules of its own that hold the very same parameters and buffers.
+
+    Whatever is done to the modules of one view (adapters, merged weights, packed layers, hooks)
+    leaves every other view as it was. Its configuration is a copy, too.
+    """
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    # deepcopy takes what its memo knows instead of copying it.
+    view: M = copy.deepcopy(model, shared)
+    return view
+
+
+def embeddings_are_tied(model: PreTrainedModel) -> bool:
+    """Whether the output embedding reads the input embedding's weights."""
+    head = model.get_output_embeddings()
+    return head is not None and head.weight is model.get_input_embeddings().weight
+
+
+def untie(config: PretrainedConfig) -> None:
+    """Let a model of `config` save and load the weights of its two embeddings apart."""
+    for part in {id(c): c for c in (config, config.get_text_config())}.values():
+        part.tie_word_embeddings = False
