@@ -28,6 +28,7 @@ COMMANDS = {
     "export": "write a run's policy, or a prior, as a Hugging Face folder",
     "pretrain": "make a small prior from a text corpus",
     "verify": "check klvi's numbers on this machine",
+    "env": "tell versions, devices and paths, and check a model, for a bug report",
 }
 EXAMPLES = (
     "klvi train objective=kl beta=0.1",

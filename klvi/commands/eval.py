@@ -20,8 +20,10 @@ def run(config: EvalConfig, context: Context) -> int:
     from klvi.training.run import versions
 
     evaluator, source = load_policy(config)
-    evaluation = evaluator.evaluate(0)
     output = Output()
+    for note in evaluator.notes:
+        output.print(warning(note))
+    evaluation = evaluator.evaluate(0)
     confidence = config.evaluation.confidence
     output.print(measurement_table(evaluation.metrics, evaluation.exact, source, confidence))
     if evaluation.warning:

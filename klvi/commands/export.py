@@ -17,8 +17,9 @@ def run(config: ExportConfig, context: Context) -> int:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"out={out}: exists and is not empty; choose a new folder")
 
+    from klvi.models.loading import check_finite, quiet_transformers
     from klvi.models.policy import Policy
-    from klvi.models.prior import load_prior, quiet_transformers
+    from klvi.models.prior import load_prior
     from klvi.training.load import find_adapter
 
     prior = load_prior(config.model)
@@ -30,8 +31,10 @@ def run(config: ExportConfig, context: Context) -> int:
         source = str(folder)
     building = out.with_name(f".{out.name}.partial")
     shutil.rmtree(building, ignore_errors=True)
+    model = policy.export()
+    check_finite(model, f"run={config.run}" if config.run else f"model {prior.name}")
     with quiet_transformers():
-        policy.export().save_pretrained(building)
+        model.save_pretrained(building)
         prior.tokenizer.save_pretrained(building)
     if out.exists():
         out.rmdir()

@@ -37,7 +37,7 @@ def run(config: PretrainConfig, context: Context) -> int:
     import torch
 
     from klvi.models.embedded.stories import EVENTS, stories
-    from klvi.models.prior import quiet_transformers
+    from klvi.models.loading import quiet_transformers
     from klvi.tracking.output import Output
     from klvi.tracking.pretraining import PretrainingProgress, prior_card, quality_table
     from klvi.tracking.tables import printable

@@ -12,7 +12,7 @@ def run(config: SampleConfig, context: Context) -> int:
     """Print `n` samples as a table, or write them as JSON lines to `out`."""
     from rich.text import Text
 
-    from klvi.tracking import Output, sample_table
+    from klvi.tracking import Output, sample_table, warning
     from klvi.tracking.base import sample_rows
     from klvi.tracking.jsonl import to_json, write_atomically
     from klvi.training.load import load_policy
@@ -20,6 +20,8 @@ def run(config: SampleConfig, context: Context) -> int:
     evaluator, source = load_policy(config)
     samples = evaluator.draw(config.n, config.seed, 0)
     output = Output()
+    for note in evaluator.notes:
+        output.print(warning(note))
     if config.out is None:
         output.print(sample_table(samples, title=source))
         return 0

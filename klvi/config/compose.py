@@ -41,6 +41,7 @@ SCHEMAS: dict[str, type[BaseModel]] = {
     "export": schema.ExportConfig,
     "pretrain": schema.PretrainConfig,
     "verify": schema.VerifyConfig,
+    "env": schema.EnvConfig,
 }
 # Commands that take a run's policy, or a prior alone.
 OF_A_RUN = ("eval", "sample", "export")

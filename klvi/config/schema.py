@@ -387,6 +387,16 @@ class ResumeConfig(Section):
     run: Location | None = None
 
 
+class EnvConfig(Section):
+    """`klvi env`: versions, devices and paths, and the check of a model's numbers."""
+
+    model: Model
+    prompts: Prompts
+    lora: LoraSection = LoraSection()
+    rollout: RolloutSection = RolloutSection()
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
 class PretrainConfig(Section):
     """`klvi pretrain`: a small prior, trained on a corpus."""
 

@@ -48,7 +48,7 @@ def adapter_config(model: PreTrainedModel, lora: LoraSection) -> tuple[LoraConfi
         "more than a linear map",
     )
     drop(_refused(model, lora, _without(candidates, left_out)), "refused by peft")
-    drop(_uncalled(model, lora, _without(candidates, left_out)), "its weights are read directly")
+    drop(_uncalled(model, lora, _without(candidates, left_out)), "no pass calls it")
     targets = _without(candidates, left_out)
     if not targets:
         raise UserError(
@@ -63,6 +63,7 @@ def adapt(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
     with warnings.catch_warnings():
         # GPT-2 has both kinds of linear layers; peft tells them apart itself.
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set to True")
+        warnings.simplefilter("ignore", FutureWarning)
         return get_peft_model(model, config)
 
 

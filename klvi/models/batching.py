@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 
 @dataclass(frozen=True)
 class Batching:
@@ -19,6 +22,12 @@ class Batching:
     padding: bool = True
     cache: bool = True
     sharing: bool = True
+
+    def together(self, prompt_lengths: Tensor) -> list[Tensor]:
+        """Which rows' prompts of `(N,)` lengths share passes: all, or those of one length."""
+        if self.padding:
+            return [torch.arange(len(prompt_lengths), device=prompt_lengths.device)]
+        return [(prompt_lengths == n).nonzero()[:, 0] for n in prompt_lengths.unique()]
 
     def __str__(self) -> str:
         without = [

@@ -13,7 +13,7 @@ from transformers import DynamicCache, PreTrainedModel
 from klvi.models.batching import Batching
 from klvi.models.cache import reserved_cache, select_rows
 from klvi.models.gpt2 import plain_gpt2
-from klvi.models.scoring import left_padding, padded_inputs, positions, selected_logits
+from klvi.models.scoring import cache_input, left_padding, padded_inputs, positions, selected_logits
 from klvi.samples import distinct_rows
 
 # Of the rows of a step: how many must be live to leave the ended ones in, and how few must be
@@ -222,8 +222,8 @@ class _Batch:
         return last_logits(
             self._model,
             input_ids=self._inputs,
-            past_key_values=self._cache,
             use_cache=True,
+            **cache_input(self._model, self._cache),
             **options,
         )
 

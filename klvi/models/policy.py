@@ -24,9 +24,10 @@ from klvi.models.adapters import adapt, adapter_config
 from klvi.models.batching import Batching
 from klvi.models.decoding import Decoded, Decoder, decode
 from klvi.models.graph_decoding import graph_decode
+from klvi.models.loading import quiet_transformers
 from klvi.models.lora import fuse_lora, is_mergeable, merged_weight
 from klvi.models.packing import computing_with, pack, packable
-from klvi.models.prior import Prior, quiet_transformers
+from klvi.models.prior import Prior
 from klvi.models.views import embeddings_are_tied, untie, view_of
 
 
@@ -100,7 +101,12 @@ class Policy:
         kernels round in their own way.
         """
         low = self.model.dtype in {torch.bfloat16, torch.float16}
-        return self.decoder in {decode, graph_decode} and not low
+        return self.decodes_itself and not low
+
+    @property
+    def decodes_itself(self) -> bool:
+        """Whether the decoder is klvi's own, not an engine with kernels of its own."""
+        return self.decoder in {decode, graph_decode}
 
     @property
     def device(self) -> torch.device:
@@ -166,8 +172,12 @@ class Policy:
         *,
         max_new_tokens: int,
         generator: torch.Generator,
+        stop_token_ids: tuple[int, ...] | None = None,
     ) -> Decoded:
-        """Completions of prompts `(N, P)` by `model`, which is what `merged` gives."""
+        """Completions of prompts `(N, P)` by `model`, which is what `merged` gives.
+
+        `stop_token_ids` are the prior's by default.
+        """
         decoder = self.decoder
         if decoder is decode:
             decoder = partial(decode, batching=self.batching)
@@ -176,7 +186,7 @@ class Policy:
             prompt_tokens,
             prompt_lengths,
             max_new_tokens=max_new_tokens,
-            stop_token_ids=self.prior.stop_token_ids,
+            stop_token_ids=stop_token_ids or self.prior.stop_token_ids,
             generator=generator,
             value_of=self.value_head,
         )
@@ -241,6 +251,28 @@ class Policy:
     def zero_adapter(self) -> list[Tensor]:
         """Weights for `with_adapter` that make the policy the prior."""
         return [torch.zeros_like(p) for p in self.adapter_parameters()]
+
+    @torch.no_grad()
+    def random_adapter(self, norm: float = 0.2, seed: int = 0) -> dict[str, Tensor]:
+        """Adapter weights by name, which change each layer's weight by `norm` times its norm."""
+        generator = torch.Generator().manual_seed(seed)
+        weights = {
+            name: torch.randn(p.shape, generator=generator).to(p)
+            for name, p in self._adapter.items()
+        }
+        for name, layer in self._lora_layers.items():
+            down, up = (
+                next(n for n in weights if n.startswith(f"{name}.lora_") and kind in n)
+                for kind in ("_A", "_B")
+            )
+            scaling = float(next(iter(layer.scaling.values())))
+            a, b = weights[down].float().flatten(1), weights[up].float().flatten(1)
+            # ‖BA‖² = tr(BᵀB·AAᵀ), without the product itself.
+            change = scaling * float(((b.T @ b) * (a @ a.T)).sum().sqrt())
+            base = getattr(layer.get_base_layer(), "weight", None)
+            size = 1.0 if base is None or base.is_quantized else float(base.float().norm())
+            weights[up] *= norm * max(size, 1e-6) / change
+        return weights
 
     def save_adapter(self, directory: Path) -> None:
         """Write the adapter as a PEFT folder."""

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 
 import torch
-import transformers
-from torch import Tensor
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from klvi.config.schema import EnumerableModelConfig, ModelConfig
 from klvi.contexts import Context
@@ -24,9 +16,22 @@ from klvi.errors import UserError
 from klvi.models.activations import fuse_activations
 from klvi.models.embedded import enumerable_lm, tiny_path
 from klvi.models.embedded.tokenizer import unknown_characters
+from klvi.models.loading import check_vocabulary, load_pretrained
 from klvi.models.products import fuse_linear
 from klvi.models.views import view_of
 from klvi.samples import distinct_rows
+
+# What configurations call the longest sequence.
+LENGTH_NAMES = (
+    "max_position_embeddings",
+    "n_positions",
+    "n_ctx",
+    "max_seq_len",
+    "max_sequence_length",
+    "max_target_positions",
+    "seq_length",
+    "seq_len",
+)
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,11 @@ class Prior:
         """Where the model's weights are."""
         device: torch.device = self.model.device
         return device
+
+    @cached_property
+    def most_tokens(self) -> int | None:
+        """The longest sequence that the model takes, prompt included; None without a limit."""
+        return most_tokens(self.plain)
 
     def encode(self, contexts: Sequence[Context]) -> tuple[Tensor, Tensor]:
         """Prompt tokens `(N, P)`, padded on the left, and their lengths `(N,)`.
@@ -101,13 +111,29 @@ class Prior:
 
     def check_length(self, prompt_tokens: int, new_tokens: int) -> None:
         """Raises UserError where prompt and completion do not fit the model's context."""
-        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        context = self.most_tokens
         if context is not None and prompt_tokens + new_tokens > context:
             raise UserError(
                 f"rollout.max_new_tokens={new_tokens}: with a prompt of {prompt_tokens} tokens it "
                 f"exceeds the {context} positions of model {self.name}; "
                 f"at most {max(context - prompt_tokens, 0)} are left"
             )
+
+
+def most_tokens(model: PreTrainedModel) -> int | None:
+    """The longest sequence that `model` states, or has positions for; None without a limit."""
+    config = model.config.get_text_config()
+    values = [getattr(config, name, None) for name in LENGTH_NAMES]
+    stated = [v for v in values if isinstance(v, int) and not isinstance(v, bool) and v > 0]
+    if not stated:
+        return None
+    limit = min(stated)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and "pos" in name and module.num_embeddings >= limit:
+            # Some count positions from the one after padding's.
+            first = 0 if module.padding_idx is None else module.padding_idx + 1
+            limit = min(limit, module.num_embeddings - getattr(module, "offset", first))
+    return limit
 
 
 def load_prior(config: ModelConfig | EnumerableModelConfig, device: str = "cpu") -> Prior:
@@ -123,16 +149,20 @@ def load_prior(config: ModelConfig | EnumerableModelConfig, device: str = "cpu")
         model, tokenizer = _load_pretrained(config)
         start = config.start_token
     plain = model.to(device).eval().requires_grad_(False)
+    check_vocabulary(config.name, plain, tokenizer)
     model = view_of(plain)
     fuse_activations(model)
     fuse_linear(model)
+    start_token_id = _start_token_id(config.name, tokenizer, start)
+    stop_token_ids = _stop_token_ids(config.name, model, tokenizer)
+    _check_ids(config.name, plain, start_token_id, stop_token_ids)
     return Prior(
         name=config.name,
         model=model,
         plain=plain,
         tokenizer=tokenizer,
-        start_token_id=_start_token_id(config.name, tokenizer, start),
-        stop_token_ids=_stop_token_ids(config.name, model, tokenizer),
+        start_token_id=start_token_id,
+        stop_token_ids=stop_token_ids,
     )
 
 
@@ -140,18 +170,12 @@ def _load_pretrained(config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTo
     path = config.path or (str(tiny_path()) if config.name == "tiny" else None)
     if path is None:
         raise UserError(f"model={config.name} has no path: set model.path=HUB_ID_OR_FOLDER")
-    options = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
-    try:
-        with quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(path, **options)
-            model = AutoModelForCausalLM.from_pretrained(path, dtype=config.dtype, **options)
-    except (OSError, ValueError) as error:
-        where = "the folder" if Path(path).exists() else "the Hugging Face hub"
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"model.path={path}: no causal language model could be loaded from {where} ({reason})"
-        ) from error
-    return model, tokenizer
+    return load_pretrained(
+        path,
+        dtype=config.dtype,
+        revision=config.revision,
+        trust_remote_code=config.trust_remote_code,
+    )
 
 
 def _start_token_id(name: str, tokenizer: PreTrainedTokenizerBase, token: str | None) -> int | None:
@@ -162,6 +186,19 @@ def _start_token_id(name: str, tokenizer: PreTrainedTokenizerBase, token: str | 
     if index is None:
         raise UserError(f"model.start_token={token}: not a token of model {name}'s vocabulary")
     return int(index)
+
+
+def _check_ids(
+    name: str, model: PreTrainedModel, start: int | None, stops: tuple[int, ...]
+) -> None:
+    rows = int(model.get_input_embeddings().weight.shape[0])
+    for what, ids in (("start", [] if start is None else [start]), ("end", stops)):
+        for index in ids:
+            if not 0 <= index < rows:
+                raise UserError(
+                    f"model {name}: its {what} token has the id {index}, but the model embeds "
+                    f"{rows:,} tokens: correct its tokenizer or generation_config.json"
+                )
 
 
 def _stop_token_ids(
@@ -176,20 +213,3 @@ def _stop_token_ids(
             f"model {name} has no end-of-sequence token: klvi needs one to tell complete sequences"
         )
     return tuple(dict.fromkeys(ids))
-
-
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Without the libraries' progress bars, advice and deprecations; failures still raise."""
-    logging = transformers.utils.logging
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()

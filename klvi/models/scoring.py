@@ -139,6 +139,13 @@ def padded_inputs(
     return inputs
 
 
+def cache_input(model: PreTrainedModel, kept: Any) -> dict[str, Any]:
+    """A cache by the name that `model` takes it by."""
+    names = _parameters(type(model).forward)
+    known = (name for name in ("past_key_values", "cache_params") if name in names)
+    return {next(known, "past_key_values"): kept}
+
+
 @cache
 def _parameters(forward: Callable[..., Any]) -> frozenset[str]:
     return frozenset(inspect.signature(forward).parameters)

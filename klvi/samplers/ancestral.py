@@ -75,7 +75,7 @@ def draw(
             batch = contexts[start : start + batch_size]
             prompt_tokens, prompt_lengths = policy.prior.encode(batch)
             policy.prior.check_length(prompt_tokens.shape[1], max_new_tokens)
-            for rows in _together(prompt_lengths, policy.batching):
+            for rows in policy.batching.together(prompt_lengths):
                 width = int(prompt_lengths[rows].max())
                 prompt = prompt_tokens[rows, -width:], prompt_lengths[rows]
                 decoded = policy.complete(
@@ -153,16 +153,9 @@ def _batches(
 ) -> Iterator[Tensor]:
     """Places in `rows` of each pass."""
     lengths, prompts = samples.lengths[rows], samples.prompt_lengths[rows]
-    for part in _together(prompts, batching):
+    for part in batching.together(prompts):
         for batch in token_batches(lengths[part], int(prompts[part].max()), budget):
             yield part[batch]
-
-
-def _together(prompt_lengths: Tensor, batching: Batching) -> list[Tensor]:
-    """The rows whose prompts may share a pass: all, or without padding those of equal length."""
-    if batching.padding:
-        return [torch.arange(len(prompt_lengths), device=prompt_lengths.device)]
-    return [(prompt_lengths == n).nonzero()[:, 0] for n in prompt_lengths.unique()]
 
 
 @torch.no_grad()

@@ -43,6 +43,8 @@ class Evaluation:
 class Evaluator:
     """Measures a policy with fresh samples of its own and one fixed set of the prior's.
 
+    `notes` are what the user should know of how it was assembled, a line each.
+
     The same seed draws the same random numbers at every evaluation, so that two evaluations of one
     policy agree and those of a moving policy differ by no more than it moved.
     """
@@ -52,6 +54,7 @@ class Evaluator:
     target: Target
     reward: Reward
     contexts: PromptStream
+    notes: list[str] = field(default_factory=list)
 
     def evaluate(self, update: int) -> Evaluation:
         """All `eval/…` metrics of the policy as it is now; `update` is named in errors."""

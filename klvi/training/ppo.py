@@ -19,7 +19,7 @@ from datasets import Dataset
 from trl.experimental.ppo import PPOConfig, PPOTrainer
 
 from klvi.config.schema import PPOSection, TrainConfig
-from klvi.models.prior import quiet_transformers
+from klvi.models.loading import quiet_transformers
 from klvi.training.loop import Loop, Record
 
 

@@ -18,10 +18,12 @@ from klvi.config.schema import MeasureConfig, PPOSection, RolloutSection, TrainC
 from klvi.errors import UserError
 from klvi.metrics.measurement import Metric
 from klvi.models.allocator import keep_freed_memory
+from klvi.models.batching import Batching
 from klvi.models.decoding import Decoder, decode
 from klvi.models.graph_decoding import graph_decode
 from klvi.models.policy import Policy
 from klvi.models.prior import Prior, load_prior
+from klvi.models.self_check import check_policy
 from klvi.objectives import build_objective
 from klvi.prompts import load_contexts
 from klvi.rewards import build_reward
@@ -58,13 +60,25 @@ def assemble_evaluator(config: MeasureConfig, *, adapted: bool) -> Evaluator:
     prior.check_length(longest, config.rollout.max_new_tokens)
     policy = Policy(prior, config.lora if adapted else None, config.seed)
     policy.decoder = _decoder(config.rollout, prior, longest + config.rollout.max_new_tokens)
+    check_policy(policy, contexts.contexts, config.rollout.max_new_tokens)
     return Evaluator(
         config=config,
         policy=policy,
         target=build_target(config.target, config.beta),
         reward=reward,
         contexts=contexts,
+        notes=_notes(policy),
     )
+
+
+def _notes(policy: Policy) -> list[str]:
+    """What is slower, or left out, than a user would expect of any model."""
+    notes = [
+        f"lora.targets: {kind} has no adapter ({why})" for kind, why in policy.left_out.items()
+    ]
+    if policy.batching != Batching():
+        notes.append(f"this model is decoded and scored {policy.batching}, which is slower")
+    return notes
 
 
 def _decoder(rollout: RolloutSection, prior: Prior, longest: int) -> Decoder:
@@ -129,6 +143,8 @@ class Run:
         write_config(self.config, self.directory)
         self.tracker: Tracker = build_tracker(self.config, self.output, restored or None)
         self.tracker.start(self.config.model_dump(mode="json"), self.directory)
+        for note in self.evaluator.notes:
+            self.output.print(warning(note))
         try:
             self._train()
         except KeyboardInterrupt:

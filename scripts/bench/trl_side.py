@@ -25,7 +25,7 @@ from transformers import (
 
 from klvi.config.schema import ModelConfig, TrainConfig
 from klvi.models.embedded import tiny_path
-from klvi.models.prior import quiet_transformers
+from klvi.models.loading import quiet_transformers
 from klvi.rewards import build_reward
 from klvi.rewards.base import Reward
 from klvi.training.ppo import ppo_config  # sets TRL's environment before TRL is imported

@@ -90,7 +90,7 @@ def make_random_prior(shape: Shape, folder: Path, vocabulary: int | None = None)
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
     from klvi.models.embedded import tiny_path
-    from klvi.models.prior import quiet_transformers
+    from klvi.models.loading import quiet_transformers
 
     if shape == "gpt2-small":
         config = GPT2Config()

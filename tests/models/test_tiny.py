@@ -12,7 +12,8 @@ from klvi.errors import UserError
 from klvi.models.embedded import tiny_path
 from klvi.models.embedded.stories import EVENTS, stories
 from klvi.models.embedded.tokenizer import unknown_characters
-from klvi.models.prior import load_prior, quiet_transformers
+from klvi.models.loading import quiet_transformers
+from klvi.models.prior import load_prior
 from klvi.training.pretraining import encode, losses, mean_and_error, sample_tokens
 from klvi.training.prior_quality import log_probabilities
 

@@ -1,0 +1,234 @@
+"""Whether klvi's fast way through a model gives the numbers of the model itself.
+
+A prior is decoded step by step with a cache, its rows shared and reordered, its prompts padded; a
+policy has its adapter merged for that, and scores completions in padded batches. Here a few
+sequences go that way, at the lengths of a run, and through plain forward passes of transformers
+and peft. The judge is what plain passes differ by among themselves (`klvi.models.reference`):
+rounding that a model amplifies, it amplifies in both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from klvi.contexts import Context
+from klvi.errors import UserError
+from klvi.models.adapters import adapt
+from klvi.models.batching import ARRANGEMENTS
+from klvi.models.policy import Policy
+from klvi.models.reference import plain_log_probs, plain_spread, prefix_log_prob
+from klvi.models.sequences import Completed, Prompts, checked_prompts, complete
+from klvi.models.views import view_of
+
+# How many times further from a plain pass klvi's may be than plain passes are from each other. Of
+# 120 architectures, random and small, all but one stay below 1.1 in bfloat16 and below 3 in float32
+# where rounding of log-softmax is allowed for; faults of the kinds tried start at 7.
+TOLERANCE = 4.0
+# Spacings of float32 within which the same logits give other log-probabilities.
+SPACINGS = 8.0
+STRETCHES = 4
+
+
+class _UnableError(Exception):
+    """An arrangement of passes that the model cannot run in, or that gives other numbers."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Absolute differences from plain passes, nats per token, of R sequences of T tokens.
+
+    Attributes:
+        view: "prior" or "policy".
+        spread: `(R, K, T)` of K plain passes.
+        prefixes: `(R, C)` of plain passes that end before the token, at C places.
+        decoded: `(R, 1, T)` of decoding; None where the engine tells no log-probabilities.
+        scored: `(R, 1, T)` of the padded batch.
+        floor: what float32 cannot tell apart.
+    """
+
+    view: str
+    spread: Tensor
+    prefixes: Tensor
+    decoded: Tensor | None
+    scored: Tensor
+    floor: float
+
+    @property
+    def problem(self) -> str | None:
+        """What is further from plain passes than they are from each other; None where nothing."""
+        limits = [TOLERANCE * value + self.floor for value in profile(self.spread)]
+        for name, part in (("decoding", self.decoded), ("scoring", self.scored)):
+            if part is None:
+                continue
+            # Not less, rather than more: NaN is a problem.
+            if any(not value <= limit for value, limit in zip(profile(part), limits, strict=True)):
+                return (
+                    f"{name} the {self.view} is off by {float(part.mean()):.2g} nats a token, "
+                    f"plain passes among themselves by {float(self.spread.mean()):.2g}"
+                )
+        return None
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether no token's probability depends on what follows it."""
+        return float(self.prefixes.mean()) <= TOLERANCE * float(self.spread.mean()) + self.floor
+
+
+def profile(differences: Tensor) -> list[float]:
+    """Mean, median, 90% quantile and worst stretch of `(R, K, T)` differences, nats per token.
+
+    A stretch is a quarter of a sequence: a fault that begins at some length shows there, while a
+    few tokens that a router sends elsewhere do not move a median.
+    """
+    flat = differences.flatten()
+    parts = [part for part in differences.tensor_split(STRETCHES, -1) if part.numel()]
+    worst = torch.cat([part.quantile(0.5, dim=-1).flatten() for part in parts]).max()
+    return [float(x) for x in (flat.mean(), flat.quantile(0.5), flat.quantile(0.9), worst)]
+
+
+def check_policy(
+    policy: Policy, contexts: Sequence[Context], max_new_tokens: int
+) -> list[Agreement]:
+    """Find the fastest arrangement of passes that is right for prior and policy, and take it.
+
+    The adapter is a random one meanwhile, and the policy's own again afterwards.
+
+    Raises UserError where the model cannot run, its logits are not finite, it is not causal, or
+    no arrangement gives its own numbers.
+    """
+    prompts = checked_prompts(policy.prior, contexts, max_new_tokens)
+    before = policy.batching
+    failures: list[str] = []
+    with _random_adapter(policy) as reference:
+        for policy.batching in ARRANGEMENTS:
+            try:
+                return _agreements(policy, reference, prompts)
+            except _UnableError as failure:
+                failures.append(f"{failure} ({policy.batching})")
+    policy.batching = before
+    model = policy.prior.plain
+    raise UserError(
+        f"model {policy.prior.name}: klvi does not give the numbers of {type(model).__name__} "
+        f"({', '.join(layer_kinds(model))}): {failures[-1]}; take another model, and report this "
+        "with what klvi env model.path=… prints"
+    )
+
+
+def _agreements(
+    policy: Policy, reference: PreTrainedModel | None, prompts: Sequence[Prompts]
+) -> list[Agreement]:
+    """Of prior and policy, for each part of the check, up to the first problem, which is raised."""
+    prior = Policy(policy.prior)
+    prior.batching = policy.batching
+    if policy.decodes_itself:
+        prior.decoder = policy.decoder
+    views = [("prior", prior, policy.prior.plain)]
+    if reference is not None:
+        views.append(("policy", policy, reference))
+    found = []
+    for part in prompts:
+        for name, view, plain in views:
+            with _unable():
+                completed = complete(view, part)
+            agreement = _compare(name, policy.prior.name, plain, completed)
+            if agreement.problem:
+                raise _UnableError(agreement.problem)
+            found.append(agreement)
+    return found
+
+
+@contextmanager
+def _unable() -> Iterator[None]:
+    """Turns what a model raises into `_UnableError`, but running out of memory."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # models raise whatever they like
+        raise _UnableError(described(error)) from error
+
+
+def described(error: Exception) -> str:
+    """The kind of an exception with the first line of what it says."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _compare(name: str, model: str, plain: PreTrainedModel, completed: Completed) -> Agreement:
+    try:
+        with _unable():
+            rows = [_differences(plain, completed, row) for row in completed.distinct_prompts()]
+    except _UnableError as failure:
+        raise UserError(
+            f"model {model}: {type(plain).__name__} cannot run on {completed.prompts.longest} "
+            f"tokens ({failure}); lower rollout.max_new_tokens, or take another model"
+        ) from failure
+    if not all(bool(reference.isfinite().all()) for reference, *_ in rows):
+        raise UserError(
+            f"model {model}: the logits of {type(plain).__name__} are not finite in "
+            f"{str(plain.dtype).removeprefix('torch.')}; set model.dtype=float32 or bfloat16"
+        )
+    references, spread, prefixes, decoded, scored = (list(part) for part in zip(*rows, strict=True))
+    largest = max(float(reference.abs().max()) for reference in references)
+    agreement = Agreement(
+        view=name,
+        spread=torch.stack(spread),
+        prefixes=torch.stack(prefixes),
+        decoded=None if completed.decoded is None else torch.stack(decoded),
+        scored=torch.stack(scored),
+        floor=SPACINGS * torch.finfo(torch.float32).eps * (1 + largest),
+    )
+    if not agreement.is_causal:
+        raise UserError(
+            f"model {model}: {type(plain).__name__} is no causal language model at "
+            f"{completed.prompts.longest} tokens: a token's log-probability moves by "
+            f"{float(agreement.prefixes.mean()):.2g} nats with what follows it; take a causal "
+            "model, or, where its positions are scaled by length, lower rollout.max_new_tokens"
+        )
+    return agreement
+
+
+def _differences(plain: PreTrainedModel, completed: Completed, row: int) -> tuple[Tensor, ...]:
+    """The reference `(T,)` of one row, and the differences from it that `Agreement` holds."""
+    tokens, start = completed.row(row)
+    reference = plain_log_probs(plain, tokens, start)
+    places = sorted({0, len(reference) // 2, len(reference) - 1})
+    prefixes = torch.stack([prefix_log_prob(plain, tokens, start + p) for p in places])
+    decoded = completed.scored if completed.decoded is None else completed.decoded
+    return (
+        reference,
+        plain_spread(plain, tokens, start),
+        (prefixes - reference[places]).abs(),
+        (decoded[row].double() - reference).abs()[None],
+        (completed.scored[row].double() - reference).abs()[None],
+    )
+
+
+@contextmanager
+def _random_adapter(policy: Policy) -> Iterator[PreTrainedModel | None]:
+    """The policy with a random adapter, and peft's own model with the same; None without one."""
+    if policy.adapted is None:
+        yield None
+        return
+    weights = policy.random_adapter()
+    reference = view_of(policy.prior.plain)
+    adapt(reference, policy.adapted.peft_config["default"]).eval()
+    own = dict(reference.named_parameters())
+    for name, weight in weights.items():
+        own[name].data = weight
+    with policy.with_adapter(list(weights.values())):
+        yield reference
+
+
+def layer_kinds(model: nn.Module) -> list[str]:
+    """The classes of the parts of a model's repeated blocks."""
+    blocks = [
+        block for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) > 1 for block in m
+    ]
+    return sorted({type(part).__name__ for block in blocks for part in block.children()})
