@@ -13,12 +13,14 @@ from transformers import PreTrainedModel
 
 from klvi.contexts import Context
 from klvi.models.decoding import Decoded, decode
+from klvi.models.memory import out_of_memory
 from klvi.models.packing import LEAST_STEPS
 from klvi.models.policy import Policy
 from klvi.models.scoring import (
     Completions,
     NextTokens,
     next_tokens,
+    pass_budget,
     token_batches,
     token_entropy,
     token_kl,
@@ -32,7 +34,7 @@ def sample(
     *,
     max_new_tokens: int,
     generator: torch.Generator,
-    batch_size: int = 256,
+    batch_size: int | None = 256,
     budget: int | None = None,
     distributions: bool = False,
 ) -> Samples:
@@ -40,8 +42,8 @@ def sample(
 
     Args:
         generator: on the policy's device.
-        batch_size: completions decoded together.
-        budget: tokens scored together; None for what suits the device.
+        batch_size: completions decoded together; None for all.
+        budget: tokens scored together; None for what suits model and device.
         distributions: also compute `entropy` and `kl` of the next-token distributions, which
             costs a forward pass of the policy.
     """
@@ -55,6 +57,7 @@ def sample(
     return rescore(policy, drawn, budget=budget, distributions=distributions)
 
 
+@out_of_memory("decoding")
 @torch.no_grad()
 def draw(
     policy: Policy,
@@ -62,12 +65,13 @@ def draw(
     *,
     max_new_tokens: int,
     generator: torch.Generator,
-    batch_size: int = 256,
+    batch_size: int | None = 256,
 ) -> Samples:
     """As `sample`, with `log_policy` as captured on the way, and `log_prior` still 0."""
     if not contexts:
         raise ValueError("no contexts to complete")
     parts = []
+    batch_size = batch_size or len(contexts)
     pays = policy.decoder is decode and max_new_tokens >= LEAST_STEPS
     with policy.merged() as model, policy.packed() if pays else nullcontext():
         for start in range(0, len(contexts), batch_size):
@@ -128,8 +132,9 @@ class Pass:
         return next_tokens(model, self.inputs).of(self.place)
 
 
-def passes(samples: Samples, budget: int | None = None) -> Iterator[Pass]:
-    """All samples, once, in passes of at most `budget` tokens; None for what suits the device."""
+def passes(model: PreTrainedModel, samples: Samples, budget: int | None = None) -> Iterator[Pass]:
+    """All samples, once, in passes of at most `budget` tokens; None for what suits the model."""
+    budget = budget or pass_budget(model)
     first, place = samples.distinct_inputs()
     for batch in token_batches(samples.lengths[first], samples.prompt_tokens.shape[1], budget):
         chosen = first[batch]
@@ -144,6 +149,7 @@ def passes(samples: Samples, budget: int | None = None) -> Iterator[Pass]:
         yield Pass(rows, inputs, order[place[rows]])
 
 
+@out_of_memory("scoring")
 @torch.no_grad()
 def rescore(
     policy: Policy, samples: Samples, *, budget: int | None = None, distributions: bool = False
@@ -161,7 +167,7 @@ def rescore(
     names += ["values"] if again and policy.value_head is not None else []
     names += ["entropy", "kl"] if distributions else []
     fresh: dict[str, Any] = {name: torch.zeros_like(samples.log_policy) for name in names}
-    for batch in passes(samples, budget):
+    for batch in passes(policy.model, samples, budget):
         for name, value in _scores(policy, samples, batch, again, distributions).items():
             fresh[name][batch.rows, : value.shape[1]] = value
     return replace(samples, **fresh)
@@ -186,11 +192,12 @@ def _scores(
     return scores
 
 
+@out_of_memory("scoring")
 @torch.no_grad()
 def log_policy_of(policy: Policy, samples: Samples, budget: int | None = None) -> Tensor:
     """`(N, T)` log π of given samples under the policy as it is now, nats per token."""
     log_policy = torch.zeros_like(samples.log_policy)
-    for batch in passes(samples, budget):
+    for batch in passes(policy.model, samples, budget):
         width = batch.inputs.tokens.shape[1]
         values = batch.view(policy.model).log_probs(samples.tokens[batch.rows, :width])
         log_policy[batch.rows, :width] = values

@@ -99,8 +99,9 @@ class ExactEvaluator:
         rows = self.sequences.tokens[self._longest]
         prompt, prompt_lengths = self.policy.prior.encode([Context(0)])
         parts = []
+        at_once = self.config.rollout.batch_size or len(rows)
         with float64(self.policy.model) as model:
-            for part in rows.to(self.policy.device).split(self.config.rollout.batch_size):
+            for part in rows.to(self.policy.device).split(at_once):
                 size = len(part)
                 view = next_tokens(
                     model,
