@@ -14,6 +14,8 @@ from klvi.config.validation import spelled
 
 Values = Mapping[str, Any]
 
+# What the release of vLLM that goes with klvi's own torch pins.
+VLLM_NEEDS = "vLLM 0.33 needs torch 2.13.0, transformers below 5.20 and Python 3.11 or later"
 # Of an enumerable prior all are listed; more would take longer than what is measured.
 MOST_SEQUENCES, LONGEST = 250_000, 24
 
@@ -81,18 +83,32 @@ def _model(values: Values) -> Iterator[str]:
 
 
 def _engine(values: Values) -> Iterator[str]:
-    if values.get("rollout.engine") == "vllm" and find_spec("vllm") is None:
+    engine, device = values.get("rollout.engine"), str(values.get("device"))
+    if engine == "vllm" and find_spec("vllm") is None:
         yield (
-            "rollout.engine=vllm: vLLM is not installed; pip install 'klvi[vllm]', or use "
-            "rollout.engine=torch"
+            "rollout.engine=vllm: vLLM is not installed; pip install 'klvi[vllm]' without "
+            f"-c constraints.txt ({VLLM_NEEDS}), or use rollout.engine=torch"
         )
-    if values.get("rollout.engine") == "graph" and values.get("device") == "cpu":
-        yield "rollout.engine=graph with device=cpu: it needs CUDA; use rollout.engine=torch"
+    if engine in {"graph", "vllm"} and device in {"cpu", "mps"}:
+        yield (
+            f"rollout.engine={engine} with device={device}: it needs CUDA; use rollout.engine=torch"
+        )
+    elif engine == "vllm" and device.startswith("cuda:") and device != "cuda:0":
+        index = device.removeprefix("cuda:")
+        yield (
+            f"rollout.engine=vllm with device={device}: vLLM takes the first GPU it sees; set "
+            f"CUDA_VISIBLE_DEVICES={index} and device=cuda"
+        )
 
 
 def _enumeration(values: Values) -> Iterator[str]:
     if values.get("model.name") != "enumerable":
         return
+    if values.get("device") == "mps":
+        yield (
+            "model=enumerable with device=mps: exact values need float64, which Metal lacks; "
+            "use device=cpu"
+        )
     letters, length = values.get("model.letters"), values.get("rollout.max_new_tokens")
     # What is longer does not fit the model's context either, which says so itself.
     if letters is None or length is None or length > LONGEST:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from klvi.models.gpt2 import plain_gpt2
 
@@ -97,13 +97,23 @@ def output_size(model: PreTrainedModel) -> int:
     return int(model.config.get_text_config().vocab_size)
 
 
+def config_number(config: PretrainedConfig, name: str) -> int:
+    """A size in a model's configuration, the largest where layers differ; 0 where it has none."""
+    text = config.get_text_config(decoder=True)
+    try:
+        value = getattr(text, name, None)
+    except RuntimeError:  # transformers gives none for all layers
+        value = [getattr(layer, name, None) for layer in text.per_layer_config]
+    values = value if isinstance(value, list | tuple) else [value]
+    return max((each for each in values if isinstance(each, int)), default=0)
+
+
 def pass_budget(model: PreTrainedModel) -> int:
     """Tokens of a forward pass of `model`: what suits the device, and its memory."""
-    config = model.config.get_text_config()
-    layers = getattr(config, "num_hidden_layers", None) or 1
-    width = getattr(config, "hidden_size", None) or 1
+    layers = config_number(model.config, "num_hidden_layers")
+    width = config_number(model.config, "hidden_size")
     on_cpu = model.device.type == "cpu"
-    return budget_of(output_size(model), layers * width, on_cpu=on_cpu)
+    return budget_of(output_size(model), max(layers * width, 1), on_cpu=on_cpu)
 
 
 def budget_of(vocabulary: int, states: int, *, on_cpu: bool) -> int:

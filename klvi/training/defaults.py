@@ -7,7 +7,7 @@ from typing import Any
 from klvi.config.defaults import Facts, chosen, described
 from klvi.config.schema import MeasureConfig
 from klvi.models.prior import Prior
-from klvi.models.scoring import output_size
+from klvi.models.scoring import config_number, output_size
 
 
 def facts_of(prior: Prior) -> Facts:
@@ -30,10 +30,8 @@ def choices_line(asked: MeasureConfig, config: MeasureConfig, prior: Prior) -> s
 
 def _cache_numbers(config: Any) -> int:
     """Keys and values of a token in all layers; an upper bound where a model keeps fewer."""
-    text = config.get_text_config()
-    heads = getattr(text, "num_attention_heads", None) or 1
-    width = getattr(text, "hidden_size", None) or 0
-    size = getattr(text, "head_dim", None) or width // heads
-    kept = getattr(text, "num_key_value_heads", None) or heads
-    layers = getattr(text, "num_hidden_layers", None) or 1
-    return int(2 * layers * kept * size)
+    heads = config_number(config, "num_attention_heads") or 1
+    width = config_number(config, "hidden_size")
+    size = config_number(config, "head_dim") or width // heads
+    kept = config_number(config, "num_key_value_heads") or heads
+    return 2 * max(config_number(config, "num_hidden_layers"), 1) * kept * size

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from klvi.config.rules import MOST_SEQUENCES
 from klvi.config.schema import EnumerableModelConfig, MeasureConfig
 from klvi.contexts import Context
+from klvi.errors import UserError
 from klvi.metrics.exact import Enumeration, enumerate_sequences, exact_metrics
 from klvi.metrics.measurement import Unavailable
 from klvi.models.policy import Policy
@@ -87,6 +88,11 @@ class ExactEvaluator:
             texts = self.policy.prior.decode(self.sequences.tokens, self.sequences.lengths)
             reward = score(self.reward, texts, [Context(0)] * len(texts), update=update).double()
             self._scored = reward, self.log_prior + self.target.log_evidence(reward)
+            if bool((self._scored[1] == -torch.inf).all()):
+                raise UserError(
+                    f"target={self.target.name}: none of the prior's {len(texts):,} sequences "
+                    "satisfies it: lower target.threshold, or choose another reward"
+                )
         return self._scored
 
     def _log_next(self) -> Tensor:

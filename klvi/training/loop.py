@@ -105,7 +105,7 @@ class Loop:
         elapsed = time.perf_counter() - started
         self.seconds += elapsed
         record = self._record(samples, statistics, elapsed, share)
-        self.optimisation.scheduler.step()
+        self.optimisation.advance()
         return record
 
     def evidence_share(self, update: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -40,6 +41,12 @@ class Optimisation:
     def lr(self) -> float:
         """The learning rate of the update in progress."""
         return float(self.scheduler.get_last_lr()[0])
+
+    def advance(self) -> None:
+        """Go on to the next update's learning rate, also where this one had nothing to learn."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+            self.scheduler.step()
 
     def follow_schedule(self) -> None:
         """Take the schedule's learning rate at the present update.

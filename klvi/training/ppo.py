@@ -35,9 +35,9 @@ class SharedTrunkPPOTrainer(PPOTrainer):
         self.loop = loop
         policy = loop.policy
         assert policy.value_head is not None, "PPO needs a value head"
-        args = ppo_config(loop.config, directory)
-        use_device(policy.device)  # transformers' arguments make the first GPU the current one
         with quiet_transformers():
+            args = ppo_config(loop.config, directory)
+            use_device(policy.device)  # transformers' arguments make the first GPU the current one
             super().__init__(
                 args=args,
                 processing_class=policy.prior.tokenizer,

@@ -72,15 +72,15 @@ def _decode(loop: Loop, seed: int) -> tuple[tuple[Tensor, Tensor], Decoded]:
 
 @torch.no_grad()
 def _prior_pass(loop: Loop, prompts: tuple[Tensor, Tensor], decoded: Decoded) -> None:
+    budget = pass_budget(loop.policy.model)
     with loop.policy.as_prior():
-        for rows in token_batches(
-            decoded.lengths, prompts[0].shape[1], pass_budget(loop.policy.model)
-        ):
+        for rows in token_batches(decoded.lengths, prompts[0].shape[1], budget):
             _log_probs(loop, prompts, decoded, rows)
 
 
 def _forward_and_backward(loop: Loop, prompts: tuple[Tensor, Tensor], decoded: Decoded) -> None:
-    for rows in token_batches(decoded.lengths, prompts[0].shape[1], pass_budget(loop.policy.model)):
+    budget = pass_budget(loop.policy.model)
+    for rows in token_batches(decoded.lengths, prompts[0].shape[1], budget):
         loop.optimisation.backward(_log_probs(loop, prompts, decoded, rows).sum())
     loop.optimisation.optimizer.zero_grad()
 
