@@ -2,7 +2,7 @@ import pytest
 import torch
 from support import Enumeration, disturb, made_samples
 from torch.testing import assert_close
-from transformers import CONFIG_MAPPING, MistralConfig
+from transformers import CONFIG_MAPPING, PretrainedConfig
 
 from klvi.models import scoring
 from klvi.models.policy import Policy
@@ -169,10 +169,9 @@ def plain_log_probs(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def test_sizes_are_read_where_layers_differ() -> None:
-    config = MistralConfig(num_key_value_heads=2, num_attention_heads=4)
-    assert scoring.config_number(config, "num_key_value_heads") == 2
-    config.num_key_value_heads = [2, 4, 1]
+    config = PretrainedConfig(num_key_value_heads=[2, 4, None], hidden_size=8)
     assert scoring.config_number(config, "num_key_value_heads") == 4
+    assert scoring.config_number(config, "hidden_size") == 8
     assert scoring.config_number(config, "no_such_size") == 0
     if "gemma4_text" in CONFIG_MAPPING:
         assert scoring.config_number(CONFIG_MAPPING["gemma4_text"](), "head_dim") > 0
