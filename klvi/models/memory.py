@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,8 +55,9 @@ def out_of_memory(stage: Stage) -> Iterator[None]:
 
 def ran_out(stage: Stage, error: BaseException) -> RunError:
     """The line for `error`, whose frames let go of their tensors."""
-    reason = " ".join(str(error).split(". ")[0].split()) or type(error).__name__
+    wanted = re.search(r"tried to allocate [\d.]+ \w+", str(error), re.IGNORECASE)
+    reason = f" ({wanted[0]})" if wanted else ""
     traceback.clear_frames(error.__traceback__)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return RunError(f"out of memory while {stage}: {REMEDIES[stage]} ({reason})")
+    return RunError(f"out of memory while {stage}: {REMEDIES[stage]}{reason}")

@@ -32,6 +32,7 @@ def test_every_device_s_error_is_known(error: Exception) -> None:
     assert caught.value.exit_code == 1
     (line,) = caught.value.problems
     assert "\n" not in line
+    assert ("(Tried to allocate 20.00 GiB)" in line) == ("20.00 GiB" in str(error))
     for key in ("updating", "optim.micro_batch_tokens", "optim.gradient_checkpointing=true"):
         assert key in line
 
