@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from klvi.errors import UserError
-from klvi.training.devices import choose_device
+from klvi.training.devices import allow_tf32, choose_device, use_device
 
 
 def gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
@@ -49,6 +49,24 @@ def test_devices_that_are_not_there(
         choose_device(wanted)
     (line,) = caught.value.problems
     assert all(word in line for word in words), line
+
+
+def test_a_gpu_with_a_number_becomes_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streams, graphs, synchronisation and libraries take the current device."""
+    current: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    for device in ("cpu", "cuda", "mps", "cuda:1"):
+        use_device(device)
+    assert current == [torch.device("cuda:1")]
+
+
+def test_tf32_is_for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted: list[str] = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", wanted.append)
+    allow_tf32("cpu")
+    assert wanted == []
+    allow_tf32("cuda:1")
+    assert wanted == ["high"]
 
 
 def test_metal_is_used_where_it_is_asked_for_alone(monkeypatch: pytest.MonkeyPatch) -> None:
