@@ -27,6 +27,7 @@ def broken_rules(command: str, raw: Mapping[str, Any], wrong: Set[str]) -> Itera
     yield from _run_folder(values)
     yield from _model(values)
     yield from _engine(values)
+    yield from _float64(values)
     if command in {"train", "eval", "verify"}:
         yield from _enumeration(values)
     for prefix in _rewards(values):
@@ -101,14 +102,19 @@ def _engine(values: Values) -> Iterator[str]:
         )
 
 
+def _float64(values: Values) -> Iterator[str]:
+    """Metal has no float64."""
+    if values.get("device") != "mps":
+        return
+    if values.get("model.name") == "enumerable":
+        yield "model=enumerable with device=mps: exact values need float64; use device=cpu"
+    if values.get("objective.name") == "gdc":
+        yield "objective=gdc with device=mps: its weights need float64; use device=cpu"
+
+
 def _enumeration(values: Values) -> Iterator[str]:
     if values.get("model.name") != "enumerable":
         return
-    if values.get("device") == "mps":
-        yield (
-            "model=enumerable with device=mps: exact values need float64, which Metal lacks; "
-            "use device=cpu"
-        )
     letters, length = values.get("model.letters"), values.get("rollout.max_new_tokens")
     # What is longer does not fit the model's context either, which says so itself.
     if letters is None or length is None or length > LONGEST:

@@ -233,8 +233,12 @@ def test_a_home_folder_is_found(
         (
             "eval",
             "model=enumerable device=mps",
-            "model=enumerable with device=mps: exact values need float64, which Metal lacks; "
-            "use device=cpu",
+            "model=enumerable with device=mps: exact values need float64; use device=cpu",
+        ),
+        (
+            "train",
+            "objective=gdc device=mps",
+            "objective=gdc with device=mps: its weights need float64; use device=cpu",
         ),
         (
             "sample",
