@@ -18,7 +18,7 @@ from klvi.config.command_line import CommandLine, parse
 from klvi.config.compose import CONF_DIRECTORY, SCHEMAS, VERSION_BASE
 from klvi.config.keys import suggestion
 from klvi.errors import UserError
-from klvi.job import FAILED, USER_ERROR, Job, report
+from klvi.job import FAILED, Job, report
 
 COMMANDS = {
     "train": "align a prior with a reward",
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     except UserError as error:
         report(error)
-        return USER_ERROR
+        return error.exit_code
     except KeyboardInterrupt:
         print("klvi: interrupted", file=sys.stderr)
         return INTERRUPTED

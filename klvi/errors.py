@@ -10,3 +10,17 @@ class UserError(Exception):
     def __init__(self, *problems: str) -> None:
         super().__init__("\n".join(problems))
         self.problems: tuple[str, ...] = problems
+
+    @property
+    def exit_code(self) -> int:
+        """What the command returns to the shell."""
+        return 2
+
+
+class RunError(UserError):
+    """What ended a run that was asked for correctly, such as memory that ran out: exit code 1."""
+
+    @property
+    def exit_code(self) -> int:
+        """As of any failed run."""
+        return 1

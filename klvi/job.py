@@ -18,7 +18,7 @@ from klvi.config.compose import to_config
 from klvi.config.context import Context
 from klvi.errors import UserError
 
-FAILED, USER_ERROR = 1, 2
+FAILED = 1
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Job:
             code = int(module.run(to_config(self.command, cfg), context))
         except UserError as error:
             report(error)
-            reason, code = str(error), USER_ERROR
+            reason, code = str(error), error.exit_code
         except Exception as error:  # one job of a sweep must not take the others down
             traceback.print_exc()
             reason, code = f"{type(error).__name__}: {error}", FAILED

@@ -59,9 +59,11 @@ def _model_lines(config: EnvConfig) -> Iterator[str]:
     from klvi.models.prior import load_prior
     from klvi.models.self_check import check_policy, layer_kinds
     from klvi.prompts import load_contexts
-    from klvi.training.run import choose_device
+    from klvi.training.devices import choose_device, use_device
 
-    prior = load_prior(config.model, choose_device(config.device))
+    device = choose_device(config.device)
+    use_device(device)
+    prior = load_prior(config.model, device)
     policy = Policy(prior, config.lora)
     agreements = check_policy(policy, load_contexts(config.prompts), config.rollout.max_new_tokens)
     weights = sum(parameter.numel() for parameter in prior.plain.parameters())

@@ -14,8 +14,10 @@ def run(config: EvalConfig, context: Context) -> int:
     """Print the table of metrics and write it, with the configuration behind it, as JSON."""
     from rich.text import Text
 
+    from klvi.models.memory import out_of_memory
     from klvi.tracking import Output, measurement_table, warning
     from klvi.tracking.jsonl import to_json, write_atomically
+    from klvi.training.defaults import choices_line
     from klvi.training.load import load_policy
     from klvi.training.run import versions
 
@@ -23,7 +25,11 @@ def run(config: EvalConfig, context: Context) -> int:
     output = Output()
     for note in evaluator.notes:
         output.print(warning(note))
-    evaluation = evaluator.evaluate(0)
+    choices = choices_line(config, evaluator.config, evaluator.policy.prior)
+    if choices:
+        output.print(Text(choices, style="dim"))
+    with out_of_memory("evaluating"):
+        evaluation = evaluator.evaluate(0)
     confidence = config.evaluation.confidence
     output.print(measurement_table(evaluation.metrics, evaluation.exact, source, confidence))
     if evaluation.warning:
@@ -34,7 +40,7 @@ def run(config: EvalConfig, context: Context) -> int:
         "policy": source,
         "metrics": {name: metric.to_json() for name, metric in evaluation.metrics.items()},
         **({"exact": evaluation.exact} if evaluation.exact else {}),
-        "config": config.model_dump(mode="json"),
+        "config": evaluator.config.model_dump(mode="json"),
         "versions": versions(),
     }
     write_atomically(file, to_json(report, indent=2) + "\n")

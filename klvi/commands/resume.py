@@ -1,24 +1,46 @@
-"""`klvi resume`: go on from a run's last checkpoint."""
+"""`klvi resume`: go on from a run's last checkpoint, to its end or to another one."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from klvi.config.context import Context
-from klvi.config.run_folder import run_config
+from klvi.config.run_folder import is_finished, run_config, updates_saved
 from klvi.config.schema import ResumeConfig, TrainConfig
+from klvi.errors import UserError
 
 
 def run(config: ResumeConfig, context: Context) -> int:
-    """Continue the run in its own folder; a finished one has nothing left to do."""
+    """Continue the run in its own folder; a finished one has nothing left to do.
+
+    With `updates` the run gets another end, a finished run too. Learning rate and annealing go on
+    as in a run of that many updates. Its final adapter stays until there is another.
+    """
     assert config.run is not None, "checked with the command line"
     directory = Path(config.run).expanduser()
     stored = TrainConfig.model_validate(run_config(directory))
-    if (directory / "adapter").exists():
+    wanted = stored.updates if config.updates is None else config.updates
+    finished = is_finished(directory)
+    if finished and wanted == stored.updates:
         print(f"{directory}: finished after {stored.updates} updates, nothing to resume")
         return 0
+    _check_updates(directory, wanted, finished)
 
     from klvi.training.run import Run
 
-    Run(stored, directory).train()
+    Run(stored.model_copy(update={"updates": wanted}), directory).train()
     return 0
+
+
+def _check_updates(directory: Path, wanted: int, finished: bool) -> None:
+    """Raises UserError where the run cannot end after `wanted` updates, or not start from here."""
+    saved = updates_saved(directory)
+    if wanted < saved:
+        raise UserError(
+            f"updates={wanted}: the run has done {saved} updates; give at least {saved}"
+        )
+    if finished and saved == 0:
+        raise UserError(
+            f"run={directory}: its checkpoints are gone, so that it cannot go on; "
+            "klvi train starts a new run"
+        )

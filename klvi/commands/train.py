@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from klvi.config.context import Context
-from klvi.config.run_folder import run_config
+from klvi.config.defaults import same_run
+from klvi.config.run_folder import is_finished, run_config
 from klvi.config.schema import TrainConfig
 from klvi.errors import UserError
 
@@ -25,7 +26,7 @@ def _check_folder(config: TrainConfig, directory: Path) -> None:
     """Raises UserError where the folder holds another run, or this one finished."""
     if not (directory / "config.yaml").exists():
         return
-    same = TrainConfig.model_validate(run_config(directory)) == config
-    if not same or (directory / "adapter").exists():
+    same = same_run(config, TrainConfig.model_validate(run_config(directory)))
+    if not same or is_finished(directory):
         what = "this run, finished" if same else "another run"
         raise UserError(f"hydra.run.dir={directory}: holds {what}; choose another folder")

@@ -26,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel
 
 from klvi.config import schema
+from klvi.config.defaults import name_of_path
 from klvi.config.rules import broken_rules, flat
 from klvi.config.validation import spelled, validate
 from klvi.errors import UserError
@@ -69,6 +70,14 @@ def _groups(*names: str, _root_: DictConfig) -> str:
     return "\n".join(lines)
 
 
+def _model_name(*, _parent_: DictConfig) -> str:
+    """What a model without a name of its own is called: by its path."""
+    known = not OmegaConf.is_missing(_parent_, "path")
+    path = _parent_.get("path") if known else None
+    return name_of_path(None if path is None else str(path))
+
+
+OmegaConf.register_new_resolver("klvi.model_name", _model_name, replace=True)
 OmegaConf.register_new_resolver("klvi.id", run_id, replace=True, use_cache=True)
 OmegaConf.register_new_resolver("klvi.sweep_name", _sweep_name, replace=True)
 OmegaConf.register_new_resolver("klvi.groups", _groups, replace=True)

@@ -70,13 +70,22 @@ class KeyCheck:
 def _value_problem(override: Override, schema: type[BaseModel], raw: Any) -> str | None:
     key, value = override.key_or_group, override.value()
     group, _, last = key.rpartition(".")
-    field = schema.model_fields.get(group)
-    if last == "name" and field and any(map(names_of, sections_of(field.annotation))):
+    if last == "name" and _is_choice(schema, raw, group, value):
         return f"{override.input_line}: choose with {group}={spelled(value)}"
     below = [other for other in keys(schema, raw) if other.startswith(f"{key}.")]
     if below and not isinstance(value, dict):
         return f"{override.input_line}: is a section; set its keys, as in {below[0]}=VALUE"
     return None
+
+
+def _is_choice(schema: type[BaseModel], raw: Any, group: str, name: object) -> bool:
+    """Whether the `name` of a group tells its choices apart, where it is or would be `name`."""
+    field = schema.model_fields.get(group)
+    sections = sections_of(field.annotation) if field else []
+    names = [known for section in sections for known in names_of(section)]
+    free = not all(map(names_of, sections))
+    present = raw.get(group) or {}
+    return bool(names) and not (free and name not in names and present.get("name") not in names)
 
 
 def _dotted(value: Any, key: str) -> Iterator[str]:

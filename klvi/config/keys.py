@@ -11,6 +11,8 @@ import annotated_types
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from klvi.config.schema import InWords
+
 Raw = Mapping[str, Any]
 
 
@@ -102,6 +104,9 @@ def described(field: FieldInfo | None) -> str:
 
 def _described(annotation: Any, metadata: Iterable[object]) -> list[str]:
     metadata = list(metadata)
+    in_words = [item.words for item in metadata if isinstance(item, InWords)]
+    if in_words:
+        return in_words
     if get_origin(annotation) is Annotated:
         inner, *more = get_args(annotation)
         more = [m for item in more for m in (item.metadata if _is_field(item) else [item])]

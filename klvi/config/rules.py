@@ -14,6 +14,8 @@ from klvi.config.validation import spelled
 
 Values = Mapping[str, Any]
 
+# What the release of vLLM that goes with klvi's own torch pins.
+VLLM_NEEDS = "vLLM 0.33 needs torch 2.13.0, transformers below 5.20 and Python 3.11 or later"
 # Of an enumerable prior all are listed; more would take longer than what is measured.
 MOST_SEQUENCES, LONGEST = 250_000, 24
 
@@ -25,6 +27,7 @@ def broken_rules(command: str, raw: Mapping[str, Any], wrong: Set[str]) -> Itera
     yield from _run_folder(values)
     yield from _model(values)
     yield from _engine(values)
+    yield from _float64(values)
     if command in {"train", "eval", "verify"}:
         yield from _enumeration(values)
     for prefix in _rewards(values):
@@ -81,13 +84,32 @@ def _model(values: Values) -> Iterator[str]:
 
 
 def _engine(values: Values) -> Iterator[str]:
-    if values.get("rollout.engine") == "vllm" and find_spec("vllm") is None:
+    engine, device = values.get("rollout.engine"), str(values.get("device"))
+    if engine == "vllm" and find_spec("vllm") is None:
         yield (
-            "rollout.engine=vllm: vLLM is not installed; pip install 'klvi[vllm]', or use "
-            "rollout.engine=torch"
+            "rollout.engine=vllm: vLLM is not installed; pip install 'klvi[vllm]' without "
+            f"-c constraints.txt ({VLLM_NEEDS}), or use rollout.engine=torch"
         )
-    if values.get("rollout.engine") == "graph" and values.get("device") == "cpu":
-        yield "rollout.engine=graph with device=cpu: it needs CUDA; use rollout.engine=torch"
+    if engine in {"graph", "vllm"} and device in {"cpu", "mps"}:
+        yield (
+            f"rollout.engine={engine} with device={device}: it needs CUDA; use rollout.engine=torch"
+        )
+    elif engine == "vllm" and device.startswith("cuda:") and device != "cuda:0":
+        index = device.removeprefix("cuda:")
+        yield (
+            f"rollout.engine=vllm with device={device}: vLLM takes the first GPU it sees; set "
+            f"CUDA_VISIBLE_DEVICES={index} and device=cuda"
+        )
+
+
+def _float64(values: Values) -> Iterator[str]:
+    """Metal has no float64."""
+    if values.get("device") != "mps":
+        return
+    if values.get("model.name") == "enumerable":
+        yield "model=enumerable with device=mps: exact values need float64; use device=cpu"
+    if values.get("objective.name") == "gdc":
+        yield "objective=gdc with device=mps: its weights need float64; use device=cpu"
 
 
 def _enumeration(values: Values) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Set
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,25 @@ def run_config(folder: Path) -> dict[str, Any]:
     if wrong:
         raise UserError(*(f"run={folder}: its config.yaml: {problem}" for problem in wrong))
     return stored
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run has come to its end; one that goes on keeps its adapter until it has another.
+
+    The summary is the last that a run writes, and the first that it takes away when it goes on.
+    """
+    try:
+        summary = json.loads((folder / "summary.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    finished = isinstance(summary, dict) and summary.get("status") == "finished"
+    return finished and (folder / "adapter").exists()
+
+
+def updates_saved(folder: Path) -> int:
+    """The updates of a run's newest checkpoint; 0 without one."""
+    names = [path.name.removeprefix("step-") for path in (folder / "checkpoints").glob("step-*")]
+    return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
 def _load(file: Path) -> dict[str, Any]:

@@ -7,6 +7,8 @@ A class here holds what may be set in one section; `conf/` holds the values. A c
 from __future__ import annotations
 
 import os
+import re
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -30,6 +32,13 @@ def _whole_number_as_text(value: object) -> object:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+@dataclass(frozen=True)
+class InWords:
+    """Beside a validator: what the value may be, in the words of an error."""
+
+    words: str
+
+
 # Hydra reads `name=2024` as a number, though a text is meant.
 Text = Annotated[str, BeforeValidator(_whole_number_as_text)]
 # No shell expands the ~ in `run=~/runs/1`.
@@ -50,14 +59,28 @@ def _anchored(value: str) -> str:
 Source = Annotated[Text, AfterValidator(_anchored)]
 
 
+def _device(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", value):
+        raise ValueError("not a device")
+    return value
+
+
+Device = Annotated[
+    Text, AfterValidator(_device), InWords("one of auto, cpu, cuda, cuda:NUMBER, mps")
+]
+
+
 class ModelConfig(Section):
-    """The prior: a causal language model."""
+    """The prior: a causal language model.
+
+    A null dtype is chosen by the device: float32 on a CPU, the checkpoint's own on a GPU.
+    """
 
     name: Text
     path: Source | None = None
     revision: Text | None = None
     start_token: Text | None = None
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
     trust_remote_code: bool = False
 
 
@@ -91,9 +114,9 @@ class LoraSection(Section):
 
 
 class OptimSection(Section):
-    """The optimizer and its schedule."""
+    """The optimizer and its schedule; a null learning rate is chosen by the model's size."""
 
-    lr: Annotated[float, Field(ge=0)] = 1e-3
+    lr: Annotated[float, Field(ge=0)] | None = None
     algorithm: Literal["adamw", "muon"] = "adamw"
     schedule: Literal["linear", "constant", "cosine"] = "linear"
     warmup: Annotated[int, Field(ge=0)] = 0
@@ -105,10 +128,13 @@ class OptimSection(Section):
 
 
 class RolloutSection(Section):
-    """How completions are sampled: always at temperature 1, never truncated."""
+    """How completions are sampled: always at temperature 1, never truncated.
+
+    A null batch size is chosen by the model's size, its vocabulary and the length.
+    """
 
     max_new_tokens: Annotated[int, Field(ge=1)] = 48
-    batch_size: Annotated[int, Field(ge=1)] = 512
+    batch_size: Annotated[int, Field(ge=1)] | None = None
     micro_batch_tokens: Annotated[int, Field(ge=1)] | None = None
     samples_per_prompt: Annotated[int, Field(ge=1)] = 1
     engine: Literal["torch", "graph", "vllm"] = "torch"
@@ -320,7 +346,7 @@ class MeasureConfig(Section):
     evaluation: EvaluationSection = EvaluationSection()
     beta: Annotated[float, Field(gt=0)]
     seed: Annotated[int, Field(ge=0)] = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     threads: Annotated[int, Field(ge=1)] | None = None
 
 
@@ -368,7 +394,7 @@ class VerifyConfig(Section):
     batch_size: Annotated[int, Field(ge=2)]
     anneal: Annotated[float, Field(ge=0, le=1)] = 0.0
     repetitions: Annotated[int, Field(ge=1)] = 50
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     threads: Annotated[int, Field(ge=1)] | None = None
 
 
@@ -382,9 +408,16 @@ class ExportConfig(Section):
 
 
 class ResumeConfig(Section):
-    """`klvi resume`: go on from a run's last checkpoint."""
+    """`klvi resume`: go on from a run's last checkpoint, to its end or to another one."""
 
     run: Location | None = None
+    updates: Annotated[int, Field(ge=1)] | None = None
+
+
+class CheckedRollout(Section):
+    """How far completions are checked."""
+
+    max_new_tokens: Annotated[int, Field(ge=1)] = 48
 
 
 class EnvConfig(Section):
@@ -393,8 +426,8 @@ class EnvConfig(Section):
     model: Model
     prompts: Prompts
     lora: LoraSection = LoraSection()
-    rollout: RolloutSection = RolloutSection()
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    rollout: CheckedRollout = CheckedRollout()
+    device: Device = "auto"
 
 
 class PretrainConfig(Section):

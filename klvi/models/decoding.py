@@ -106,9 +106,9 @@ def decode(
 
 def sample_tokens(log_probs: Tensor, generator: torch.Generator) -> Tensor:
     """One token `(n, 1)` from each row of `log_probs` `(n, V)`."""
-    uniform = torch.rand(
-        len(log_probs), 1, dtype=torch.float64, device=log_probs.device, generator=generator
-    )
+    device = log_probs.device
+    wide = torch.float32 if device.type == "mps" else torch.float64
+    uniform = torch.rand(len(log_probs), 1, dtype=wide, device=device, generator=generator)
     return tokens_at(log_probs, uniform)
 
 
@@ -117,6 +117,8 @@ def tokens_at(log_probs: Tensor, uniform: Tensor) -> Tensor:
 
     A token of probability 0 is never drawn. `torch.multinomial` would draw V random numbers a row.
     """
+    if log_probs.device.type == "mps":  # which has no float64
+        return tokens_at(log_probs.cpu(), uniform.cpu().double()).to(log_probs.device)
     cumulative = log_probs.double().exp_().cumsum_(1)
     return torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
 

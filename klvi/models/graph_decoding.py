@@ -19,6 +19,7 @@ from transformers.cache_utils import DynamicLayer
 
 from klvi.errors import UserError
 from klvi.models.decoding import Decoded, last_logits, tokens_at
+from klvi.models.memory import is_out_of_memory
 from klvi.models.scoring import left_padding, padded_inputs
 
 # Steps between two looks at whether all sequences have ended: each look waits for the GPU.
@@ -210,6 +211,8 @@ def _recorded(step: Callable[[], None]) -> Callable[[], None]:
             step()
             graph.capture_end()
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         reason = str(error).strip().splitlines()[0]
         raise UserError(
             f"rollout.engine=graph: a step of this model cannot be recorded ({reason}); "

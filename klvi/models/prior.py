@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from klvi.config.defaults import with_dtype
 from klvi.config.schema import EnumerableModelConfig, ModelConfig
 from klvi.contexts import Context
 from klvi.errors import UserError
@@ -142,6 +143,7 @@ def load_prior(config: ModelConfig | EnumerableModelConfig, device: str = "cpu")
     Raises UserError where it cannot be found, has no end-of-sequence token, or where
     `model.start_token` is not in its vocabulary.
     """
+    config = with_dtype(config, device)
     if isinstance(config, EnumerableModelConfig):
         model, tokenizer = enumerable_lm(config.letters, config.length, config.seed)
         start: str | None = None

@@ -11,12 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from klvi.models.gpt2 import plain_gpt2
 
 # Tokens of a forward pass: on a CPU what its caches hold, on a GPU what fills it.
 CPU_BUDGET, CUDA_BUDGET = 1536, 8192
+# Logits of a pass, of which up to four float32 copies live at once, and hidden numbers between its
+# layers, of which the backward pass keeps about twenty of each.
+CPU_LOGITS, CUDA_LOGITS, STATES = 2**27, 2**28, 2**28
 # Logits that one operation handles at a time.
 CPU_PART, CUDA_PART = 2**17, 2**27
 
@@ -87,19 +90,55 @@ class NextTokens:
         ).masked_scatter(self.mask, values)
 
 
-def token_batches(lengths: Tensor, prompt_width: int, budget: int | None = None) -> list[Tensor]:
+def output_size(model: PreTrainedModel) -> int:
+    """Number of logits at a position, which may exceed the tokenizer's vocabulary."""
+    head = model.get_output_embeddings()
+    weight = getattr(head, "weight", None)
+    if weight is not None and weight.dim() > 1:
+        return int(weight.shape[0])
+    return int(model.config.get_text_config().vocab_size)
+
+
+def config_number(config: PretrainedConfig, name: str) -> int:
+    """A size in a model's configuration, the largest where layers differ; 0 where it has none."""
+    text = config.get_text_config(decoder=True)
+    try:
+        value = getattr(text, name, None)
+    except RuntimeError:  # transformers gives none for all layers
+        value = [getattr(layer, name, None) for layer in text.per_layer_config]
+    values = value if isinstance(value, list | tuple) else [value]
+    return max((each for each in values if isinstance(each, int)), default=0)
+
+
+def pass_budget(model: PreTrainedModel) -> int:
+    """Tokens of a forward pass of `model`: what suits the device, and its memory."""
+    layers = config_number(model.config, "num_hidden_layers")
+    width = config_number(model.config, "hidden_size")
+    on_cpu = model.device.type == "cpu"
+    return budget_of(output_size(model), max(layers * width, 1), on_cpu=on_cpu)
+
+
+def budget_of(vocabulary: int, states: int, *, on_cpu: bool) -> int:
+    """Tokens of a forward pass that makes `vocabulary` logits and `states` hidden numbers a token.
+
+    At most 1,536 on a CPU and 8,192 on a GPU; fewer where their logits or states would be more
+    than `CPU_LOGITS` or `CUDA_LOGITS`, and `STATES`.
+    """
+    tokens, logits = (CPU_BUDGET, CPU_LOGITS) if on_cpu else (CUDA_BUDGET, CUDA_LOGITS)
+    return max(min(tokens, logits // vocabulary, STATES // states), 1)
+
+
+def token_batches(lengths: Tensor, prompt_width: int, budget: int) -> list[Tensor]:
     """Rows `(n,)` of each forward pass, all N once: longest first, of similar length together.
 
     A pass has at most `budget` tokens, padding included, or a single row. Its memory is bounded
-    then, whatever the batch, the length and the vocabulary are, and little is spent on padding.
+    then, whatever the batch and the length are, and little is spent on padding.
 
     Args:
         lengths: `(N,)`.
         prompt_width: columns of the prompts.
-        budget: None for what suits the device.
+        budget: such as `pass_budget` of the model.
     """
-    if budget is None:
-        budget = CUDA_BUDGET if lengths.is_cuda else CPU_BUDGET
     order = lengths.argsort(descending=True, stable=True)
     sizes = (lengths[order] + prompt_width).tolist()
     batches, start = [], 0

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from klvi.contexts import Context
-from klvi.errors import UserError
+from klvi.errors import RunError, UserError
+from klvi.models.memory import is_out_of_memory, ran_out
 from klvi.rewards.base import Reward
 
 LONGEST_QUOTE = 60
@@ -40,9 +41,11 @@ def evaluate(
     name = name or reward.name
     try:
         values: object = reward(texts, contexts)
-    except RewardError:
+    except (RewardError, RunError):
         raise
     except Exception as error:  # whatever a user's function raises, the line must name it
+        if is_out_of_memory(error):
+            raise ran_out("computing rewards", error) from None
         raise RewardError(f"reward {name} raised {_describe(error)}") from error
     return _check(name, values, texts)
 

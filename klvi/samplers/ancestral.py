@@ -14,12 +14,14 @@ from transformers import PreTrainedModel
 from klvi.contexts import Context
 from klvi.models.batching import Batching
 from klvi.models.decoding import FASTEST, Decoded, decode
+from klvi.models.memory import out_of_memory
 from klvi.models.packing import LEAST_STEPS
 from klvi.models.policy import Policy
 from klvi.models.scoring import (
     Completions,
     NextTokens,
     next_tokens,
+    pass_budget,
     token_batches,
     token_entropy,
     token_kl,
@@ -33,7 +35,7 @@ def sample(
     *,
     max_new_tokens: int,
     generator: torch.Generator,
-    batch_size: int = 256,
+    batch_size: int | None = 256,
     budget: int | None = None,
     distributions: bool = False,
 ) -> Samples:
@@ -41,8 +43,8 @@ def sample(
 
     Args:
         generator: on the policy's device.
-        batch_size: completions decoded together.
-        budget: tokens scored together; None for what suits the device.
+        batch_size: completions decoded together; None for all.
+        budget: tokens scored together; None for what suits model and device.
         distributions: also compute `entropy` and `kl` of the next-token distributions, which
             costs a forward pass of the policy.
     """
@@ -56,6 +58,7 @@ def sample(
     return rescore(policy, drawn, budget=budget, distributions=distributions)
 
 
+@out_of_memory("decoding")
 @torch.no_grad()
 def draw(
     policy: Policy,
@@ -63,12 +66,13 @@ def draw(
     *,
     max_new_tokens: int,
     generator: torch.Generator,
-    batch_size: int = 256,
+    batch_size: int | None = 256,
 ) -> Samples:
     """As `sample`, with `log_policy` as captured on the way, and `log_prior` still 0."""
     if not contexts:
         raise ValueError("no contexts to complete")
     parts, order = [], []
+    batch_size = batch_size or len(contexts)
     pays = policy.decoder is decode and max_new_tokens >= LEAST_STEPS
     with policy.merged() as model, policy.packed() if pays else nullcontext():
         for start in range(0, len(contexts), batch_size):
@@ -131,9 +135,13 @@ class Pass:
 
 
 def passes(
-    samples: Samples, budget: int | None = None, batching: Batching = FASTEST
+    model: PreTrainedModel,
+    samples: Samples,
+    budget: int | None = None,
+    batching: Batching = FASTEST,
 ) -> Iterator[Pass]:
-    """All samples, once, in passes of at most `budget` tokens; None for what suits the device."""
+    """All samples, once, in passes of at most `budget` tokens; None for what suits the model."""
+    budget = budget or pass_budget(model)
     first, place = samples.distinct_inputs()
     for batch in _batches(samples, first, budget, batching):
         chosen = first[batch]
@@ -148,9 +156,7 @@ def passes(
         yield Pass(rows, inputs, order[place[rows]])
 
 
-def _batches(
-    samples: Samples, rows: Tensor, budget: int | None, batching: Batching
-) -> Iterator[Tensor]:
+def _batches(samples: Samples, rows: Tensor, budget: int, batching: Batching) -> Iterator[Tensor]:
     """Places in `rows` of each pass."""
     lengths, prompts = samples.lengths[rows], samples.prompt_lengths[rows]
     for part in batching.together(prompts):
@@ -158,6 +164,7 @@ def _batches(
             yield part[batch]
 
 
+@out_of_memory("scoring")
 @torch.no_grad()
 def rescore(
     policy: Policy, samples: Samples, *, budget: int | None = None, distributions: bool = False
@@ -175,7 +182,7 @@ def rescore(
     names += ["values"] if again and policy.value_head is not None else []
     names += ["entropy", "kl"] if distributions else []
     fresh: dict[str, Any] = {name: torch.zeros_like(samples.log_policy) for name in names}
-    for batch in passes(samples, budget, policy.batching):
+    for batch in passes(policy.model, samples, budget, policy.batching):
         for name, value in _scores(policy, samples, batch, again, distributions).items():
             fresh[name][batch.rows, : value.shape[1]] = value
     return replace(samples, **fresh)
@@ -199,11 +206,12 @@ def _scores(
     return scores
 
 
+@out_of_memory("scoring")
 @torch.no_grad()
 def log_policy_of(policy: Policy, samples: Samples, budget: int | None = None) -> Tensor:
     """`(N, T)` log π of given samples under the policy as it is now, nats per token."""
     log_policy = torch.zeros_like(samples.log_policy)
-    for batch in passes(samples, budget, policy.batching):
+    for batch in passes(policy.model, samples, budget, policy.batching):
         width = batch.inputs.tokens.shape[1]
         values = batch.view(policy.model).log_probs(samples.tokens[batch.rows, :width])
         log_policy[batch.rows, :width] = values

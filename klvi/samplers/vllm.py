@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from klvi.config.rules import VLLM_NEEDS
 from klvi.errors import UserError
 from klvi.models.decoding import Decoded
 from klvi.models.prior import Prior
@@ -41,7 +42,8 @@ class VLLMDecoder:
             import vllm
         except ImportError as error:
             raise UserError(
-                f"rollout.engine=vllm: vLLM cannot be imported ({error}); use rollout.engine=torch"
+                f"rollout.engine=vllm: vLLM cannot be imported ({error}); {VLLM_NEEDS}; "
+                f"this is torch {torch.__version__}; use rollout.engine=torch"
             ) from error
         self._vllm = vllm
         with tempfile.TemporaryDirectory() as folder:

@@ -20,6 +20,7 @@ from klvi.tracking.output import Output
 from klvi.tracking.progress import UpdateProgress, duration, rate
 from klvi.tracking.tables import PREFIX, measurement_table, number, sample_table
 
+LOG_FILE = "run.log"
 SHOWN_SAMPLES, LONGEST_TEXT = 3, 400
 LINES, LONGEST_SILENCE = 10, 60.0
 # Heading, and the metric below it in an update's record and in an evaluation.
@@ -58,7 +59,7 @@ class ConsoleTracker:
     def start(self, config: Mapping[str, Any], directory: Path) -> None:
         """Print what runs and where; show the progress bar where one can move."""
         self._directory = directory
-        self._output.copy_to(directory / "run.log")
+        self._output.copy_to(directory / LOG_FILE)
         self._output.print(_headline(self._config))
         self._output.print(Text(f"{directory}", style="dim"))
         headings = "".join(f"{heading:>{WIDTH}}" for heading, *_ in COLUMNS)

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from klvi.config.rules import MOST_SEQUENCES
 from klvi.config.schema import EnumerableModelConfig, MeasureConfig
 from klvi.contexts import Context
+from klvi.errors import UserError
 from klvi.metrics.exact import Enumeration, enumerate_sequences, exact_metrics
 from klvi.metrics.measurement import Unavailable
 from klvi.models.policy import Policy
@@ -90,6 +91,11 @@ class ExactEvaluator:
             texts = self.policy.prior.decode(self.sequences.tokens, self.sequences.lengths)
             reward = score(self.reward, texts, [Context(0)] * len(texts), update=update).double()
             self._scored = reward, self.log_prior + self.target.log_evidence(reward)
+            if bool((self._scored[1] == -torch.inf).all()):
+                raise UserError(
+                    f"target={self.target.name}: none of the prior's {len(texts):,} sequences "
+                    "satisfies it: lower target.threshold, or choose another reward"
+                )
         return self._scored
 
     def _log_next(self, model: PreTrainedModel) -> Tensor:
@@ -102,8 +108,9 @@ class ExactEvaluator:
         rows = self.sequences.tokens[self._longest]
         prompt, prompt_lengths = self.policy.prior.encode([Context(0)])
         parts = []
+        at_once = self.config.rollout.batch_size or len(rows)
         with float64(model):
-            for part in rows.to(self.policy.device).split(self.config.rollout.batch_size):
+            for part in rows.to(self.policy.device).split(at_once):
                 size = len(part)
                 view = next_tokens(
                     model,

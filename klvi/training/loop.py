@@ -15,6 +15,7 @@ from torch import Tensor
 from klvi.config.schema import TrainConfig
 from klvi.contexts import Context
 from klvi.errors import UserError
+from klvi.models.memory import out_of_memory
 from klvi.models.policy import Policy
 from klvi.models.scoring import token_entropy
 from klvi.objectives.base import Objective, Prediction, Signals, Statistics, Totals
@@ -94,7 +95,7 @@ class Loop:
         log_target = self.target.log_score(samples, share)
         weighed = samples.with_reward(share * samples.reward)
         self.learning = True
-        with self.timed("update"):
+        with self.timed("update"), out_of_memory("updating"):
             signals, statistics = self.objective.signals(weighed, log_target)
             self._renew_proposal(samples, log_target)
             if signals:
@@ -104,7 +105,7 @@ class Loop:
         elapsed = time.perf_counter() - started
         self.seconds += elapsed
         record = self._record(samples, statistics, elapsed, share)
-        self.optimisation.scheduler.step()
+        self.optimisation.advance()
         return record
 
     def evidence_share(self, update: int) -> float:
@@ -197,7 +198,8 @@ class Loop:
 
     def parts(self, samples: Samples, signals: Signals) -> Iterator[Part]:
         """A minibatch cut into what one forward pass takes, `optim.micro_batch_tokens`."""
-        for batch in passes(samples, self.config.optim.micro_batch_tokens, self.policy.batching):
+        budget = self.config.optim.micro_batch_tokens
+        for batch in passes(self.policy.model, samples, budget, self.policy.batching):
             chosen = samples.select(batch.rows).compact()
             yield Part(batch, chosen, _select(signals, batch.rows, chosen.tokens.shape[1]))
 

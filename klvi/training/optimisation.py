@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -24,9 +25,10 @@ class Optimisation:
     """
 
     def __init__(self, policy: Policy, config: OptimSection, updates: int) -> None:
+        assert config.lr is not None, "chosen once the model is loaded"
         self.parameters = policy.parameters()
         self.max_grad_norm = config.max_grad_norm
-        self.optimizer = _optimizer(policy, config)
+        self.optimizer = _optimizer(policy, config, config.lr)
         self.scheduler: LambdaLR = get_scheduler(
             config.schedule,
             self.optimizer,
@@ -39,6 +41,25 @@ class Optimisation:
     def lr(self) -> float:
         """The learning rate of the update in progress."""
         return float(self.scheduler.get_last_lr()[0])
+
+    def advance(self) -> None:
+        """Go on to the next update's learning rate, also where this one had nothing to learn."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+            self.scheduler.step()
+
+    def follow_schedule(self) -> None:
+        """Take the schedule's learning rate at the present update.
+
+        A restored optimizer brings that of the schedule it was saved under, which may have had
+        another end: 0 at the end of a run that is now extended.
+        """
+        scheduler = self.scheduler
+        factors = [each(scheduler.last_epoch) for each in scheduler.lr_lambdas]
+        rates = [base * factor for base, factor in zip(scheduler.base_lrs, factors, strict=True)]
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        scheduler._last_lr = rates
 
     def step(self) -> float:
         """Clip, step, and clear the gradients; returns the gradient's norm before clipping.
@@ -82,7 +103,7 @@ class JointOptimizer(Optimizer):
             part.param_groups = [next(groups) for _ in part.param_groups]
 
 
-def _optimizer(policy: Policy, config: OptimSection) -> Optimizer:
+def _optimizer(policy: Policy, config: OptimSection, lr: float) -> Optimizer:
     """AdamW over all weights, or Muon over the adapter's matrices and AdamW over the value head.
 
     Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) moves every matrix equally far in
@@ -95,12 +116,10 @@ def _optimizer(policy: Policy, config: OptimSection) -> Optimizer:
     decay = config.weight_decay
     parts: list[Optimizer] = []
     if matrices:
-        parts.append(
-            Muon(matrices, lr=config.lr, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
-        )
+        parts.append(Muon(matrices, lr=lr, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
     if others:
         betas = (BETA1, config.beta2)
-        parts.append(AdamW(others, lr=config.lr, betas=betas, weight_decay=decay, fused=True))
+        parts.append(AdamW(others, lr=lr, betas=betas, weight_decay=decay, fused=True))
     return parts[0] if len(parts) == 1 else JointOptimizer(parts)
 
 

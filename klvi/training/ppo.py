@@ -20,6 +20,7 @@ from trl.experimental.ppo import PPOConfig, PPOTrainer
 
 from klvi.config.schema import PPOSection, TrainConfig
 from klvi.models.loading import quiet_transformers
+from klvi.training.devices import choose_device, use_device
 from klvi.training.loop import Loop, Record
 
 
@@ -35,8 +36,10 @@ class SharedTrunkPPOTrainer(PPOTrainer):
         policy = loop.policy
         assert policy.value_head is not None, "PPO needs a value head"
         with quiet_transformers():
+            args = ppo_config(loop.config, directory)
+            use_device(policy.device)  # transformers' arguments make the first GPU the current one
             super().__init__(
-                args=ppo_config(loop.config, directory),
+                args=args,
                 processing_class=policy.prior.tokenizer,
                 model=policy.adapted,
                 ref_model=None,
@@ -81,11 +84,12 @@ def ppo_config(config: TrainConfig, directory: Path) -> PPOConfig:
     """The run's settings as TRL spells them; `rl` has a KL coefficient of 0."""
     objective = config.objective
     assert isinstance(objective, PPOSection)
+    assert config.optim.lr is not None, "chosen once the model is loaded"
     return PPOConfig(
         output_dir=str(directory),
         report_to="none",
         disable_tqdm=True,
-        use_cpu=config.device == "cpu",
+        use_cpu=choose_device(config.device) == "cpu",
         seed=config.seed,
         bf16=False,
         gradient_checkpointing=False,

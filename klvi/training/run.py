@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 import yaml
+from rich.text import Text
 
+from klvi.config.defaults import choose
 from klvi.config.schema import MeasureConfig, PPOSection, RolloutSection, TrainConfig
 from klvi.errors import UserError
 from klvi.metrics.measurement import Metric
@@ -21,6 +23,7 @@ from klvi.models.allocator import keep_freed_memory
 from klvi.models.batching import Batching
 from klvi.models.decoding import Decoder, decode
 from klvi.models.graph_decoding import graph_decode
+from klvi.models.memory import out_of_memory
 from klvi.models.policy import Policy
 from klvi.models.prior import Prior, load_prior
 from klvi.models.self_check import check_policy
@@ -30,7 +33,12 @@ from klvi.rewards import build_reward
 from klvi.samplers.vllm import VLLMDecoder
 from klvi.targets import build_target
 from klvi.tracking import Output, Tracker, build_tracker, exact_entries, flatten, warning
+from klvi.tracking.console import LOG_FILE
+from klvi.tracking.jsonl import write_atomically
+from klvi.training.base_rate import unmet_reward
 from klvi.training.checkpoint import Checkpoints
+from klvi.training.defaults import choices_line, facts_of
+from klvi.training.devices import allow_tf32, choose_device, use_device
 from klvi.training.evaluation import Evaluator
 from klvi.training.loop import Loop, Record
 from klvi.training.optimisation import Optimisation
@@ -45,19 +53,25 @@ PACKAGES = ("klvi", "torch", "transformers", "trl", "peft", "accelerate", "hydra
 def assemble_evaluator(config: MeasureConfig, *, adapted: bool) -> Evaluator:
     """Prior, policy, reward, target and prompts; without `adapted` the policy is the prior.
 
+    The evaluator's own `config` has a value for every key that was left to the model's size.
+
     Raises UserError for everything in the configuration that only loading can find out.
     """
     keep_freed_memory()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device = choose_device(config.device)
+    use_device(device)
+    allow_tf32(device)
     reward = build_reward(config.reward, device)
     contexts = PromptStream(
         load_contexts(config.prompts), config.seed, config.rollout.samples_per_prompt
     )
-    prior = load_prior(config.model, device)
+    with out_of_memory("loading"):
+        prior = load_prior(config.model, device)
     longest = prior.encode(contexts.contexts)[0].shape[1]
     prior.check_length(longest, config.rollout.max_new_tokens)
+    config = choose(config, facts_of(prior), longest + config.rollout.max_new_tokens)
     policy = Policy(prior, config.lora if adapted else None, config.seed)
     policy.decoder = _decoder(config.rollout, prior, longest + config.rollout.max_new_tokens)
     check_policy(policy, contexts.contexts, config.rollout.max_new_tokens)
@@ -97,6 +111,9 @@ def _decoder(rollout: RolloutSection, prior: Prior, longest: int) -> Decoder:
 
 def assemble_loop(config: TrainConfig, evaluator: Evaluator) -> Loop:
     """The training loop on the evaluator's policy, with the objective and the optimizer."""
+    measured = evaluator.config
+    config = config.model_copy(update={"model": measured.model, "rollout": measured.rollout})
+    config = choose(config, facts_of(evaluator.policy.prior), config.rollout.max_new_tokens)
     objective = build_objective(config.objective, config.beta)
     if objective.needs_values:
         evaluator.policy.add_value_head()
@@ -109,13 +126,6 @@ def assemble_loop(config: TrainConfig, evaluator: Evaluator) -> Loop:
         contexts=evaluator.contexts,
         optimisation=Optimisation(evaluator.policy, config.optim, config.updates),
     )
-
-
-def choose_device(wanted: str) -> str:
-    """The device to run on; raises UserError where CUDA is wanted but absent."""
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise UserError("device=cuda: torch sees no CUDA device; use device=cpu or device=auto")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
 
 
 @dataclass
@@ -134,14 +144,18 @@ class Run:
         Raises UserError where the configuration asks for what is not there, or the reward fails;
         the run can then be resumed from what it had reached.
         """
-        self.evaluator = assemble_evaluator(self.config, adapted=True)
-        self.loop = assemble_loop(self.config, self.evaluator)
+        asked = self.config
+        self.evaluator = assemble_evaluator(asked, adapted=True)
+        self.loop = assemble_loop(asked, self.evaluator)
+        self.config = self.loop.config
         self.checkpoints = Checkpoints(
             self.directory / CHECKPOINT_FOLDER, self.config.checkpoint.keep
         )
         restored = self.checkpoints.restore_latest(self.loop)
+        self.loop.optimisation.follow_schedule()
         write_config(self.config, self.directory)
         self.tracker: Tracker = build_tracker(self.config, self.output, restored or None)
+        self._tell_choices(asked)
         self.tracker.start(self.config.model_dump(mode="json"), self.directory)
         for note in self.evaluator.notes:
             self.output.print(warning(note))
@@ -154,6 +168,12 @@ class Run:
             self._finish("failed")
             raise
         self._finish("finished")
+
+    def _tell_choices(self, asked: TrainConfig) -> None:
+        line = choices_line(asked, self.config, self.loop.policy.prior)
+        if line:
+            self.output.copy_to(self.directory / LOG_FILE)
+            self.output.print(Text(line, style="dim"))
 
     def _train(self) -> None:
         if self.loop.update == 0:
@@ -196,10 +216,16 @@ class Run:
             self.checkpoints.save(self.loop)
 
     def _evaluate(self, update: int) -> Any:
-        evaluation = self.evaluator.evaluate(update)
+        with out_of_memory("evaluating"):
+            evaluation = self.evaluator.evaluate(update)
         self.metrics, self.exact = evaluation.metrics, evaluation.exact
         if evaluation.warning:
             self.output.print(warning(f"update {update}: {evaluation.warning}"))
+        if update == 0:
+            reward = evaluation.samples.reward
+            unmet = unmet_reward(reward, self.evaluator.target.log_evidence(reward))
+            if unmet:
+                self.output.print(warning(unmet))
         return evaluation.samples
 
     def _save_adapter(self) -> None:
@@ -226,7 +252,7 @@ class Run:
 def write_config(config: TrainConfig, directory: Path) -> None:
     """Write `config.yaml`: enough to run it again."""
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-    (directory / CONFIG_FILE).write_text(text, encoding="utf-8")
+    write_atomically(directory / CONFIG_FILE, text)
 
 
 def versions() -> dict[str, str]:

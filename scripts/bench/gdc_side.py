@@ -16,7 +16,13 @@ from transformers import PreTrainedModel
 
 from klvi.contexts import contexts_of
 from klvi.models.decoding import Decoded, decode
-from klvi.models.scoring import Completions, next_tokens, token_batches, token_log_probs
+from klvi.models.scoring import (
+    Completions,
+    next_tokens,
+    pass_budget,
+    token_batches,
+    token_log_probs,
+)
 from klvi.training.loop import Loop
 from scripts.bench.klvi_side import assemble
 from scripts.bench.measurement import NECESSARY_PARTS, Measurement, Recorder
@@ -67,12 +73,14 @@ def _decode(loop: Loop, seed: int) -> tuple[tuple[Tensor, Tensor], Decoded]:
 
 @torch.no_grad()
 def _prior_pass(loop: Loop, prompts: tuple[Tensor, Tensor], decoded: Decoded) -> None:
-    for rows in token_batches(decoded.lengths, prompts[0].shape[1]):
+    budget = pass_budget(loop.policy.model)
+    for rows in token_batches(decoded.lengths, prompts[0].shape[1], budget):
         _log_probs(loop.policy.prior.model, prompts, decoded, rows)
 
 
 def _forward_and_backward(loop: Loop, prompts: tuple[Tensor, Tensor], decoded: Decoded) -> None:
-    for rows in token_batches(decoded.lengths, prompts[0].shape[1]):
+    budget = pass_budget(loop.policy.model)
+    for rows in token_batches(decoded.lengths, prompts[0].shape[1], budget):
         loop.optimisation.backward(_log_probs(loop.policy.model, prompts, decoded, rows).sum())
     loop.optimisation.optimizer.zero_grad()
 

@@ -48,8 +48,9 @@ Klvi = Callable[..., subprocess.CompletedProcess[str]]
         (
             ["train", "-m", "objective=kl,gdc", "rollout.engine=vllm"],
             [
-                "rollout.engine=vllm: vLLM is not installed; pip install 'klvi[vllm]', or use "
-                "rollout.engine=torch"
+                "rollout.engine=vllm: vLLM is not installed; pip install 'klvi[vllm]' without "
+                "-c constraints.txt (vLLM 0.33 needs torch 2.13.0, transformers below 5.20 and "
+                "Python 3.11 or later), or use rollout.engine=torch"
             ],
         ),
         (

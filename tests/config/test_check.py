@@ -75,6 +75,10 @@ ONE_PROBLEM = {
     "beta=0.1,0.3": (
         "beta=0.1,0.3: several values are a sweep, which needs -m; a list is beta=[0.1,0.3]"
     ),
+    "device=gpu": "device=gpu: must be one of auto, cpu, cuda, cuda:NUMBER, mps",
+    "device=cuda:first": "device=cuda:first: must be one of auto, cpu, cuda, cuda:NUMBER, mps",
+    "model.name=enumerable": "model.name=enumerable: choose with model=enumerable",
+    "optim.lr=fast": "optim.lr=fast: must be a number, at least 0 or null",
     # Missing values and files.
     "reward=python": "reward.function: is missing; give reward.function=FILE.py:NAME",
     "reward=classifier": (
@@ -152,6 +156,8 @@ def test_a_wrong_value_is_not_told_twice(problems: Problems) -> None:
         ("-m", "beta=0.1,0.3", "objective=glob([g*,k*])", "seed=range(0,2)"),
         ("model=enumerable", "reward.text=' b c'"),
         ("model=enumerable", "reward=length", "objective=rl"),
+        ("device=cuda:1", "optim.lr=null", "rollout.batch_size=null", "model.dtype=null"),
+        ("device=mps", "model.path=someone/model", "model.name=mine"),
     ],
     ids=" ".join,
 )
@@ -223,10 +229,27 @@ def test_a_home_folder_is_found(
         ("resume", "", "run: is missing; give the run's folder, as in run=runs/kl/DIR"),
         ("resume", "run=none", "run=none: no such folder"),
         ("resume", "beta=1", "beta: unknown key"),
+        ("resume", "updates=0", "updates=0: must be a whole number, at least 1 or null"),
+        (
+            "eval",
+            "model=enumerable device=mps",
+            "model=enumerable with device=mps: exact values need float64; use device=cpu",
+        ),
+        (
+            "train",
+            "objective=gdc device=mps",
+            "objective=gdc with device=mps: its weights need float64; use device=cpu",
+        ),
+        (
+            "sample",
+            "rollout.engine=vllm device=cuda:1",
+            "rollout.engine=vllm with device=cuda:1: vLLM takes the first GPU it sees; set "
+            "CUDA_VISIBLE_DEVICES=1 and device=cuda",
+        ),
     ],
 )
 def test_other_commands(command: str, argument: str, line: str, problems: Problems) -> None:
-    assert line in problems(command, *filter(None, [argument]))
+    assert line in problems(command, *argument.split())
 
 
 def test_a_sweep_is_checked_in_every_combination(problems: Problems) -> None:

@@ -116,7 +116,9 @@ def test_every_file_opens_with_the_command_that_runs_it(file: Path, folder: Path
     opening = next(line for line in file.read_text().splitlines() if "@package" not in line)
     assert opening.startswith("# klvi "), opening
     choice = file.relative_to(CONF_DIRECTORY).with_suffix("")
-    if choice.parent == Path("experiment/objective"):
+    if choice == Path("model/base/causal_lm"):
+        asked = "model.path="
+    elif choice.parent == Path("experiment/objective"):
         experiment, _, objective = choice.name.rpartition("_")
         asked = f"experiment={experiment} objective={objective}"
     else:

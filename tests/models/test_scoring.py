@@ -1,7 +1,8 @@
 import pytest
 import torch
-from support import Enumeration, disturb
+from support import Enumeration, disturb, made_samples
 from torch.testing import assert_close
+from transformers import CONFIG_MAPPING, PretrainedConfig
 
 from klvi.models import scoring
 from klvi.models.policy import Policy
@@ -13,6 +14,7 @@ from klvi.models.scoring import (
     token_kl,
     token_log_probs,
 )
+from klvi.samplers.ancestral import passes
 
 
 def test_log_probs_are_those_of_a_plain_forward_pass(
@@ -85,6 +87,44 @@ def test_passes_hold_every_row_once_within_the_budget() -> None:
     assert padded < 1.15 * int(lengths.sum())
 
 
+@pytest.mark.parametrize(
+    ("vocabulary", "states", "on_cpu", "tokens"),
+    [
+        (700, 4 * 128, True, 1536),
+        (50_257, 12 * 768, True, 1536),
+        (700, 4 * 128, False, 8192),
+        (151_936, 28 * 1024, True, 883),
+        (151_936, 28 * 1024, False, 1766),
+        (50_257, 96 * 12_288, False, 227),
+        (10**9, 10**9, True, 1),
+    ],
+)
+def test_a_pass_is_bounded_by_its_logits_and_states(
+    vocabulary: int, states: int, on_cpu: bool, tokens: int
+) -> None:
+    assert scoring.budget_of(vocabulary, states, on_cpu=on_cpu) == tokens
+
+
+def test_passes_follow_the_size_of_the_output(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five logits a token, and 40 of them in a pass: 8 tokens, prompts included."""
+    samples = made_samples([3, 3, 3, 3, 2, 1])
+    assert len(list(passes(policy.model, samples))) == 1
+    size = scoring.output_size(policy.model)
+    monkeypatch.setattr(scoring, "CPU_LOGITS", 8 * size)
+    cut = list(passes(policy.model, samples))
+    assert len(cut) > 1
+    assert all(batch.inputs.tokens.numel() + len(batch.inputs.tokens) <= 8 for batch in cut)
+    assert len(list(passes(policy.model, samples, 100))) == 1
+
+
+def test_the_output_may_exceed_the_vocabulary(policy: Policy) -> None:
+    policy.model.resize_token_embeddings(64)
+    policy.model.config.vocab_size = 5
+    assert scoring.output_size(policy.model) == 64
+
+
 def test_a_row_longer_than_the_budget_goes_alone() -> None:
     batches = token_batches(torch.tensor([1, 90, 80]), prompt_width=1, budget=50)
     assert [rows.tolist() for rows in batches] == [[1], [2], [0]]
@@ -126,3 +166,12 @@ def test_log_probs_of_views_that_tokens_share() -> None:
 
 def plain_log_probs(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     return logits.log_softmax(1).gather(1, tokens[:, None]).squeeze(1)
+
+
+def test_sizes_are_read_where_layers_differ() -> None:
+    config = PretrainedConfig(num_key_value_heads=[2, 4, None], hidden_size=8)
+    assert scoring.config_number(config, "num_key_value_heads") == 4
+    assert scoring.config_number(config, "hidden_size") == 8
+    assert scoring.config_number(config, "no_such_size") == 0
+    if "gemma4_text" in CONFIG_MAPPING:
+        assert scoring.config_number(CONFIG_MAPPING["gemma4_text"](), "head_dim") > 0
