@@ -10,3 +10,7 @@ class UserError(Exception):
     def __init__(self, *problems: str) -> None:
         super().__init__("\n".join(problems))
         self.problems: tuple[str, ...] = problems
+
+
+class RunError(UserError):
+    """What ended a run though nothing was wrong with what it was told to do: exit code 1."""

@@ -24,7 +24,7 @@ from klvi.models.policy import Policy
 from klvi.models.prior import Prior, load_prior
 from klvi.objectives import build_objective
 from klvi.prompts import load_contexts
-from klvi.rewards import build_reward
+from klvi.rewards import build_reward, check_columns
 from klvi.samplers.vllm import VLLMDecoder
 from klvi.targets import build_target
 from klvi.tracking import Output, Tracker, build_tracker, exact_entries, flatten, warning
@@ -50,9 +50,9 @@ def assemble_evaluator(config: MeasureConfig, *, adapted: bool) -> Evaluator:
         torch.set_num_threads(config.threads)
     device = choose_device(config.device)
     reward = build_reward(config.reward, device)
-    contexts = PromptStream(
-        load_contexts(config.prompts), config.seed, config.rollout.samples_per_prompt
-    )
+    loaded = load_contexts(config.prompts)
+    check_columns(reward, loaded)
+    contexts = PromptStream(loaded, config.seed, config.rollout.samples_per_prompt)
     prior = load_prior(config.model, device)
     longest = prior.encode(contexts.contexts)[0].shape[1]
     prior.check_length(longest, config.rollout.max_new_tokens)
