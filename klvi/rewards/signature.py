@@ -68,10 +68,11 @@ class Signature:
             and self._source(p, columns) is None
         ]
         if missing:
+            near = suggestion(missing[0], [*columns, *TEXTS, PROMPTS])
             known = f"they have {', '.join(columns)}" if columns else "they have no other columns"
             raise UserError(
                 f"reward.function: {self.shown} takes {' and '.join(missing)}, which is no "
-                f"column of the prompts ({known}){suggestion(missing[0], [*columns, *TEXTS, PROMPTS])}; "
+                f"column of the prompts ({known}){near}; "
                 "name a column, or give it a default"
             )
 

@@ -14,7 +14,7 @@ from hashlib import sha256
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn, Protocol
 
 from klvi.rewards.process_state import Lent
 
@@ -197,13 +197,20 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
         setattr(owner, name, before)
 
 
-def warn_once(name: str, stream: TextIO | None = None) -> Callable[[str], None]:
-    """Prints each message about `name` once, to the standard error of the time of the call."""
+class Warn(Protocol):
+    """Prints a warning once: the first of its kind, or of its words."""
+
+    def __call__(self, message: str, kind: str | None = None) -> None:
+        """Warn, unless something of this `kind` was warned of before."""
+
+
+def warn_once(name: str) -> Warn:
+    """Warns of what is called `name`, on the standard error of the time of the call."""
     told: set[str] = set()
 
-    def tell(message: str) -> None:
-        if message not in told:
-            told.add(message)
-            print(f"klvi: warning: {name} {message}", file=stream or sys.stderr)
+    def warn(message: str, kind: str | None = None) -> None:
+        if (kind or message) not in told:
+            told.add(kind or message)
+            print(f"klvi: warning: {name} {message}", file=sys.stderr)
 
-    return tell
+    return warn
