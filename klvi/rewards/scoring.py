@@ -66,7 +66,9 @@ def _check(name: str, values: object, texts: Sequence[str]) -> Tensor:
     if hasattr(values, "tolist"):  # tensors, arrays and series
         values = values.tolist()
     if not isinstance(values, Sequence) or isinstance(values, str | bytes | bytearray):
-        kind = "nothing" if values is None else f"a {type(values).__name__}"
+        type_name = type(values).__name__
+        article = "an" if type_name[0] in "aeiou" else "a"
+        kind = "nothing" if values is None else f"{article} {type_name}"
         raise RewardError(f"reward {name} returned {kind}, not a list of {len(texts)} numbers")
     if len(values) != len(texts):
         raise RewardError(f"reward {name} returned {len(values)} values for {len(texts)} samples")
