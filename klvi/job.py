@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import json
+import shutil
 import sys
 import traceback
 from dataclasses import dataclass, field
@@ -39,12 +41,15 @@ class Job:
         except UserError as error:
             report(error)
             reason, code = str(error), error.exit_code
+        except SystemExit as error:  # a library's, which must not take a sweep's other jobs down
+            traceback.print_exc()
+            reason, code = f"SystemExit: {error}", FAILED
         except Exception as error:  # one job of a sweep must not take the others down
             traceback.print_exc()
             reason, code = f"{type(error).__name__}: {error}", FAILED
         # A folder that held a run before keeps that run's summary.
         if reason is not None and new:
-            mark_failed(context, reason)
+            mark_failed(context, reason, refused=code != FAILED)
         self.codes.append(code)
         gc.collect()
         return code
@@ -68,14 +73,37 @@ def context_of(command: str) -> Context:
     )
 
 
-def mark_failed(context: Context, reason: str) -> None:
-    """Leave a failed job's folder as one: its summary says why; an empty folder goes."""
+def mark_failed(context: Context, reason: str, *, refused: bool) -> None:
+    """Leave a failed job's new folder as one: its summary says why.
+
+    Of a run that was `refused` before it had trained nothing is kept but, in a sweep, the summary,
+    from which its table is made.
+    """
     folder = context.directory
     assert folder is not None
-    if context.job_number is None and not any(folder.iterdir()):
-        folder.rmdir()
-        return
+    if (refused or not any(folder.iterdir())) and not _has_trained(folder):
+        _empty(folder)
+        if context.job_number is None:
+            with contextlib.suppress(OSError):  # a link, or the present folder of the process
+                folder.rmdir()
+            return
     file = folder / "summary.json"
     summary = json.loads(file.read_text("utf-8")) if file.exists() else {"metrics": {}}
     summary |= {"status": "failed", "reason": reason}
     file.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+
+
+def _has_trained(folder: Path) -> bool:
+    """Whether a run's folder holds anything that was measured or can be resumed."""
+    metrics = folder / "metrics.jsonl"
+    return any(folder.glob("checkpoints/step-*")) or (
+        metrics.exists() and metrics.stat().st_size > 0
+    )
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import ast
-import re
-import string
 from collections.abc import Iterator, Mapping, Set
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from klvi.config.reward_rules import Values, broken_reward_rules, missing_folder
 from klvi.config.validation import spelled
-
-Values = Mapping[str, Any]
 
 # What the release of vLLM that goes with klvi's own torch pins.
 VLLM_NEEDS = "vLLM 0.33 needs torch 2.13.0, transformers below 5.20 and Python 3.11 or later"
@@ -30,8 +26,7 @@ def broken_rules(command: str, raw: Mapping[str, Any], wrong: Set[str]) -> Itera
     yield from _float64(values)
     if command in {"train", "eval", "verify"}:
         yield from _enumeration(values)
-    for prefix in _rewards(values):
-        yield from _reward(values, prefix)
+    yield from broken_reward_rules(values)
     yield from _prompts(values)
     yield from _objective(values)
     yield from _sizes(values)
@@ -80,7 +75,7 @@ def run_folder_problem(folder: Path) -> str | None:
 
 
 def _model(values: Values) -> Iterator[str]:
-    yield from _local_model("model.path", values.get("model.path"))
+    yield from missing_folder("model.path", values.get("model.path"))
 
 
 def _engine(values: Values) -> Iterator[str]:
@@ -125,98 +120,6 @@ def _enumeration(values: Values) -> Iterator[str]:
             f"model.letters={letters} rollout.max_new_tokens={length}: these are {count:,} "
             f"sequences, and exact evaluation lists at most {MOST_SEQUENCES:,}; take fewer letters "
             "or a smaller model.length"
-        )
-
-
-def _local_model(key: str, path: str | None) -> Iterator[str]:
-    if (
-        path is not None
-        and path.startswith((".", "/", "~"))
-        and not Path(path).expanduser().is_dir()
-    ):
-        yield f"{key}={path}: no such folder"
-
-
-def _rewards(values: Values) -> list[str]:
-    """The prefix of every reward, those in a sum included."""
-    return [key.removesuffix("name") for key in values if re.search(r"(^|\.)reward\.name$", key)]
-
-
-def _reward(values: Values, prefix: str) -> Iterator[str]:
-    match values.get(f"{prefix}name"):
-        case "python":
-            yield from _reward_function(f"{prefix}function", values.get(f"{prefix}function", ""))
-        case "classifier":
-            yield from _reward_classifier(f"{prefix}path", values.get(f"{prefix}path", ""))
-        case "lexicon":
-            yield from _reward_lexicon(values, prefix)
-        case "contains" if values.get("model.name") == "enumerable":
-            yield from _reward_enumerable(values, prefix)
-        case "sum" if not any(key.startswith(f"{prefix}terms.") for key in values):
-            yield f"{prefix}terms: has no term; add one, as in " + (
-                f"'+{prefix}terms.short={{weight: 1, reward: {{name: length}}}}'"
-            )
-
-
-def _reward_function(key: str, function: str | None) -> Iterator[str]:
-    if function is None:
-        yield f"{key}: is missing; give {key}=FILE.py:NAME"
-        return
-    file, colon, name = function.rpartition(":")
-    if not function:
-        return
-    if not colon or not file or not name.isidentifier():
-        yield f"{key}={function}: must be FILE.py:NAME"
-    elif not Path(file).expanduser().is_file():
-        yield f"{key}={function}: no such file {file}"
-    else:
-        yield from _defined(key, function, Path(file).expanduser(), name)
-
-
-def _defined(key: str, function: str, file: Path, name: str) -> Iterator[str]:
-    try:
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-    except (SyntaxError, ValueError) as error:
-        yield f"{key}={function}: {file} is not Python: {error}"
-        return
-    names = {
-        node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)
-    }
-    others = [node for node in ast.walk(tree) if isinstance(node, ast.Name | ast.alias)]
-    bound = {node.id if isinstance(node, ast.Name) else node.asname or node.name for node in others}
-    if name not in names | bound and "*" not in bound:
-        defined = f"it defines {', '.join(sorted(names))}" if names else "it defines no function"
-        yield f"{key}={function}: {file} has no {name}; {defined}"
-
-
-def _reward_classifier(key: str, path: str | None) -> Iterator[str]:
-    if path is None:
-        yield f"{key}: is missing; give a sequence-classification model: {key}=HUB_ID_OR_FOLDER"
-    else:
-        yield from _local_model(key, path)
-
-
-def _reward_lexicon(values: Values, prefix: str) -> Iterator[str]:
-    path = values.get(f"{prefix}path")
-    if path is not None and values.get(f"{prefix}words") is not None:
-        yield f"{prefix}words and {prefix}path exclude each other: give one of them"
-    if path is not None and not Path(path).expanduser().is_file():
-        yield f"{prefix}path={path}: no such file"
-
-
-def _reward_enumerable(values: Values, prefix: str) -> Iterator[str]:
-    text, count, length = (
-        values.get(key) for key in (f"{prefix}text", "model.letters", "model.length")
-    )
-    if not text or count is None or length is None:
-        return
-    letters = string.ascii_lowercase[:count]
-    exact = values.get(f"{prefix}case_sensitive", True)
-    found = re.fullmatch(f" ?[{letters}]( [{letters}])*? ?", text if exact else text.lower())
-    if not found or len(text.split()) > length:
-        yield (
-            f"{prefix}text={text}: model=enumerable writes letters a to {letters[-1]} parted by "
-            f"spaces, at most {length}; choose such as {prefix}text='a b', or experiment=enumerable"
         )
 
 

@@ -192,17 +192,22 @@ class LettersReward(Section):
 
 
 class ClassifierReward(Section):
-    """Log-probability (nats) of a label under a sequence-classification model."""
+    """Log-probability (nats) of a label, or the score of a single logit, by a classifier."""
 
     name: Literal["classifier"]
     path: Source | None = None
-    label: str | int = 1
+    label: str | int | None = None
+    transform: Literal["logit", "log_sigmoid", "log_softmax"] | None = None
     batch_size: Annotated[int, Field(ge=1)] = 64
     with_prompt: bool = False
+    chat: bool = False
+    device: Text | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
+    trust_remote_code: bool = False
 
 
 class PythonReward(Section):
-    """A function of the user's: `NAME(texts, prompts) -> list[float]` in `FILE.py:NAME`."""
+    """A function of the user's, `FILE.py:NAME`: of texts, prompts and columns by their names."""
 
     name: Literal["python"]
     function: Source | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from klvi.config import schema
-from klvi.rewards.base import Reward
+from klvi.rewards.base import Reward, check_columns
 from klvi.rewards.contains import Contains
 from klvi.rewards.length import Length
 from klvi.rewards.letters import Letters
@@ -21,6 +21,7 @@ __all__ = [
     "Reward",
     "WeightedSum",
     "build_reward",
+    "check_columns",
     "score",
 ]
 

@@ -23,3 +23,13 @@ class Reward(Protocol):
     def __call__(self, texts: Sequence[str], contexts: Sequence[Context]) -> Scores:
         """Score N completions, decoded without special tokens, of N contexts: `(N,)`."""
         ...
+
+
+def check_columns(reward: Reward, contexts: Sequence[Context]) -> None:
+    """Tell a reward what it will score completions of, `contexts`, before the first of them.
+
+    Raises UserError where it takes a column that they do not have.
+    """
+    check = getattr(reward, "check_columns", None)
+    if check is not None:
+        check(contexts)

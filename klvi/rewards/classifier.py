@@ -1,136 +1,238 @@
-"""The log-probability of a label under a sequence-classification model."""
+"""The log-probability of a label, or the score, of a sequence-classification model."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
-from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from klvi.config import schema
 from klvi.contexts import Context
 from klvi.errors import UserError
+from klvi.rewards.classifier_loading import Source
+from klvi.rewards.head import Head
+from klvi.rewards.scoring import RewardError
+from klvi.rewards.user_file import Warn, warn_once
 
 VERY_LONG = 10**9  # transformers writes 10**30 for a tokenizer without a limit
+POSITIONS = (
+    "max_position_embeddings",
+    "n_positions",
+    "n_ctx",
+    "max_seq_len",
+    "max_seq_length",
+    "max_sequence_length",
+    "seq_length",
+)
+# What the self-check scores: of several lengths, two of them equal, and one beyond most limits.
+PROBES = ("a good day", "It was not bad at all, they said.", "why", "no", "and then " * 400)
+LONGEST_PROBE = 512
+Encoded = Mapping[str, list[int]]
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """log p(label | text), in nats, by a classifier with its own tokenizer.
+    """A reward read off a classifier with its own tokenizer; see `Head` for what is read.
 
-    The labels exclude each other (softmax), unless the model says that it is multi-label or has a
-    single logit: then a label's probability is the sigmoid of its logit. A single logit is that of
-    label 1 (or of its name); label 0 is the complement.
+    Texts of equal length in tokens are scored together and no others, so that there is no padding,
+    and the head reads each where it would read it alone.
     """
 
     model: Any
     tokenizer: Any
-    label: int
+    head: Head
     batch_size: int
     with_prompt: bool
+    chat: bool = False
     name: str = "classifier"
+    warn: Warn = field(default_factory=lambda: warn_once("reward classifier"), repr=False)
 
     @staticmethod
     def from_config(config: schema.ClassifierReward, device: str) -> Classifier:
         """Load a model and its tokenizer from a local folder or the Hugging Face hub.
 
-        Raises `UserError` where they do not exist, have no trained classification head, or do not
-        know the label.
+        Raises `UserError` where they do not exist, are not what was trained and saved, do not know
+        the label, or score a text in company otherwise than alone.
         """
-        if config.path is None:
-            raise UserError("reward.path is missing: give a sequence-classification model's path")
-        model, tokenizer = _load(config.path)
-        _ensure_pad(model, tokenizer, config.path)
+        source = Source.of(config, device)
+        model, tokenizer = source.load()
+        head = Head.of(model.config, config.label, config.transform)
+        if config.chat and not getattr(tokenizer, "chat_template", None):
+            raise UserError(
+                f"reward.chat=true: the tokenizer of {config.path} has no chat template; "
+                "use reward.with_prompt=true"
+            )
         # The end of a text is its completion, which is what must not be cut off.
-        tokenizer.truncation_side = "left" if config.with_prompt else tokenizer.truncation_side
-        label = _label_index(model.config, config.label)
-        model.to(device).eval().requires_grad_(False)
-        return Classifier(model, tokenizer, label, config.batch_size, config.with_prompt)
+        if config.with_prompt or config.chat:
+            tokenizer.truncation_side = "left"
+        reward = Classifier(
+            model, tokenizer, head, config.batch_size, config.with_prompt, config.chat
+        )
+        reward.check(source.path)
+        return reward
 
     def __call__(self, texts: Sequence[str], contexts: Sequence[Context]) -> Tensor:
-        """Score N completions, with their prompts before them if asked: `(N,)`, at most 0."""
-        if self.with_prompt:
-            texts = [c.prompt + text for c, text in zip(contexts, texts, strict=True)]
-        encoded = self._encode(texts)
-        # Texts of similar length share a batch, so that little is spent on padding.
-        order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
-        scores = torch.empty(len(encoded))
-        for start in range(0, len(order), self.batch_size):
-            chosen = order[start : start + self.batch_size]
-            scores[chosen] = self._log_probability([encoded[index] for index in chosen])
-        return scores
+        """Score N completions, with their prompts before them if asked: `(N,)`, float64."""
+        whole = [self._whole(text, c) for text, c in zip(texts, contexts, strict=True)]
+        return self.head.score(self.logits(self._encode(whole)))
 
-    def _encode(self, texts: Sequence[str]) -> list[Tensor]:
-        limit = _length_limit(self.model.config, self.tokenizer)
-        encoded = self.tokenizer(
-            list(texts), truncation=limit is not None, max_length=limit, padding=False
-        )["input_ids"]
+    def _whole(self, text: str, context: Context) -> str:
+        """A completion as the classifier reads it."""
+        if not self.chat:
+            return context.prompt + text if self.with_prompt else text
+        user = [{"role": "user", "content": context.prompt}] if context.prompt else []
+        turns = user if context.messages is None else [dict(turn) for turn in context.messages]
+        answer = {"role": "assistant", "content": text}
+        rendered: str = self.tokenizer.apply_chat_template([*turns, answer], tokenize=False)
+        return rendered
+
+    def _encode(self, texts: Sequence[str]) -> list[Encoded]:
+        limit = usable_length(self.model, self.tokenizer)
+        encoded = self._tokenize(texts)
+        long = [i for i, row in enumerate(encoded) if limit and len(row["input_ids"]) > limit]
+        if long:
+            cut = self._tokenize([texts[i] for i in long], truncation=True, max_length=limit)
+            encoded = [dict(row) for row in encoded]
+            for index, row in zip(long, cut, strict=True):
+                encoded[index] = row
+            end = "beginning" if self.tokenizer.truncation_side == "left" else "end"
+            self.warn(
+                f"takes {limit} tokens: {len(long)} of {len(texts)} texts are longer and lose "
+                f"their {end}",
+                "length",
+            )
+        rows = self.model.get_input_embeddings().weight.shape[0]
+        for index, row in enumerate(encoded):
+            if max(row["input_ids"]) >= rows:
+                raise RewardError(
+                    f"reward {self.name}: its tokenizer makes token {max(row['input_ids'])} of "
+                    f"{texts[index][:40]!r}, and its model has {rows}: reward.path has the "
+                    "tokenizer of another model"
+                )
+        return encoded
+
+    def _tokenize(self, texts: Sequence[str], **options: Any) -> list[Encoded]:
+        # A chat template has written the special tokens already.
+        found = self.tokenizer(
+            list(texts), add_special_tokens=not self.chat, padding=False, verbose=False, **options
+        )
         # Some tokenizers make nothing of an empty text, but a model needs a token.
-        return [torch.tensor(ids or [self.model.config.pad_token_id]) for ids in encoded]
+        rows: list[dict[str, list[int]]] = [
+            {"input_ids": ids or [self._token_of_nothing()]} for ids in found["input_ids"]
+        ]
+        for row, types in zip(rows, found.get("token_type_ids", []), strict=False):
+            # All zero is the default; models that know no types would take them for something else.
+            if any(types):
+                row["token_type_ids"] = types
+        return list(rows)
+
+    def _token_of_nothing(self) -> int:
+        tokenizer = self.tokenizer
+        for token in ("pad_token_id", "eos_token_id", "bos_token_id", "unk_token_id"):
+            index = getattr(tokenizer, token, None)
+            if index is not None:
+                return int(index)
+        raise RewardError(f"reward {self.name}: its tokenizer makes no token of an empty text")
+
+    def logits(self, encoded: Sequence[Encoded]) -> Tensor:
+        """The head's logits `(N, labels)`, float64 on the CPU, of N texts."""
+        logits = torch.empty(len(encoded), self.head.count, dtype=torch.float64)
+        for batch in self._batches(encoded):
+            found = self._forward([encoded[index] for index in batch])
+            if found.shape != (len(batch), self.head.count):
+                raise RewardError(
+                    f"reward {self.name}: {type(self.model).__name__} gives logits of shape "
+                    f"{tuple(found.shape)}, not ({len(batch)}, {self.head.count})"
+                )
+            logits[batch] = found
+        return logits
+
+    def _batches(self, encoded: Sequence[Encoded]) -> Iterator[list[int]]:
+        """Indices of texts of one length, and with as many end tokens, at which some heads read."""
+        end = self.model.config.get_text_config().eos_token_id
+        alike: dict[object, list[int]] = {}
+        for index, row in enumerate(encoded):
+            ids = row["input_ids"]
+            ends = ids.count(end) if isinstance(end, int) else 0
+            alike.setdefault((len(ids), ends, "token_type_ids" in row), []).append(index)
+        for _, indices in sorted(alike.items(), key=lambda item: str(item[0])):
+            yield from (
+                indices[start : start + self.batch_size]
+                for start in range(0, len(indices), self.batch_size)
+            )
 
     @torch.no_grad()
-    def _log_probability(self, encoded: list[Tensor]) -> Tensor:
-        pad = self.model.config.pad_token_id
-        tokens = pad_sequence(encoded, batch_first=True, padding_value=pad)
-        lengths = torch.tensor([len(ids) for ids in encoded])
-        mask = (torch.arange(tokens.shape[1]) < lengths[:, None]).long()
+    def _forward(self, rows: Sequence[Encoded]) -> Tensor:
+        present = {token for row in rows for token in row["input_ids"]}
+        count = self.model.get_input_embeddings().weight.shape[0]
+        absent = next((token for token in range(count) if token not in present), None)
+        if absent is None and len(rows) > 1:
+            return torch.cat([self._forward([row]) for row in rows])
+        # Heads of decoders read the last token that is not this one: here the last of all.
+        for config in (self.model.config, self.model.config.get_text_config()):
+            config.pad_token_id = absent
         device = self.model.device
-        output = self.model(input_ids=tokens.to(device), attention_mask=mask.to(device))
-        return _label_log_probability(output.logits.float(), self.label, self.model.config).cpu()
+        inputs = {
+            name: torch.tensor([row[name] for row in rows], device=device) for name in rows[0]
+        }
+        mask = torch.ones_like(inputs["input_ids"])
+        logits: Tensor = self.model(**inputs, attention_mask=mask).logits
+        return logits.double().cpu()
+
+    def check(self, path: str) -> None:
+        """Raises `UserError` where texts scored together and alone differ by more than rounding."""
+        kind = type(self.model).__name__
+        limit = usable_length(self.model, self.tokenizer)
+        probes = [*PROBES[:-1], *(PROBES[-1:] if limit and limit <= LONGEST_PROBE else ())]
+        quiet = replace(self, warn=lambda message, kind=None: None)
+        try:
+            encoded = quiet._encode([self._whole(text, Context(0, "So?")) for text in probes])
+            rows = [*encoded, *map(_turned, encoded)]
+            together = self.logits(rows)
+            alone = torch.cat([self.logits([row]) for row in rows])
+        except RewardError as error:
+            raise UserError(f"reward.path={path}: {error}") from error
+        except Exception as error:  # a model may raise anything at an input
+            problem = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"reward.path={path}: {kind} fails on plain texts: "
+                f"{type(error).__name__}: {problem}"
+            ) from error
+        if not bool(together.isfinite().all()):
+            raise UserError(
+                f"reward.path={path}: {kind} in {self.model.dtype} gives scores that are not "
+                "finite; set reward.dtype=float32"
+            )
+        rounding = 1e-3 if self.model.dtype in (torch.float32, torch.float64) else 0.1
+        difference = ((together - alone).abs() / (1 + alone.abs())).max()
+        if difference > rounding:
+            raise UserError(
+                f"reward.path={path}: {kind} scores a text otherwise in company than alone (by "
+                f"{difference:.2g}): klvi cannot use this class"
+            )
 
 
-def _label_log_probability(logits: Tensor, label: int, config: Any) -> Tensor:
-    if config.num_labels == 1:
-        return logsigmoid(logits[:, 0] if label else -logits[:, 0])
-    if config.problem_type == "multi_label_classification":
-        return logsigmoid(logits[:, label])
-    return logits.log_softmax(-1)[:, label]
+def _turned(row: Encoded) -> Encoded:
+    """As many tokens in another order, the special ones at the ends in their places."""
+    ids = row["input_ids"]
+    return {**row, "input_ids": [*ids[:1], *reversed(ids[1:-1]), *ids[1:][-1:]]}
 
 
-def _load(path: str) -> tuple[Any, Any]:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        model, loading = AutoModelForSequenceClassification.from_pretrained(
-            path, output_loading_info=True
-        )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"reward.path={path}: cannot load a classifier: {reason}") from error
-    if loading["missing_keys"]:
-        raise UserError(
-            f"reward.path={path} is not a trained sequence classifier: it has no weights for "
-            + ", ".join(sorted(loading["missing_keys"]))
-        )
-    return model, tokenizer
-
-
-def _ensure_pad(model: Any, tokenizer: Any, path: str) -> None:
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-    if tokenizer.pad_token is None:
-        raise UserError(f"reward.path={path}: its tokenizer has no pad, end or unknown token")
-    model.config.pad_token_id = tokenizer.pad_token_id
-
-
-def _label_index(config: Any, label: str | int) -> int:
-    count = max(config.num_labels, 2)  # a single logit tells two labels apart
-    names = {str(name): int(index) for index, name in config.id2label.items()}
-    if config.num_labels == 1:
-        names = dict.fromkeys(names, 1)
-    if isinstance(label, int) and 0 <= label < count:
-        return label
-    if isinstance(label, str) and label in names:
-        return names[label]
-    known = ", ".join(names)
-    raise UserError(f"reward.label={label}: give one of {known}, or an index below {count}")
-
-
-def _length_limit(config: Any, tokenizer: Any) -> int | None:
-    limits = [tokenizer.model_max_length, getattr(config, "max_position_embeddings", None)]
-    known = [limit for limit in limits if limit is not None and limit < VERY_LONG]
+def usable_length(model: Any, tokenizer: Any) -> int | None:
+    """How many tokens, special ones included, a text may have; None without a limit."""
+    configs = (model.config, model.config.get_text_config())
+    stated: Iterable[Any] = [getattr(c, name, None) for c in configs for name in POSITIONS]
+    limits = [tokenizer.model_max_length, *stated, *_embedded_positions(model)]
+    known = [n for n in limits if isinstance(n, int) and 0 < n < VERY_LONG]
     return min(known, default=None)
+
+
+def _embedded_positions(model: Any) -> Iterator[int]:
+    """Of tables of positions whose first rows belong to padding, as RoBERTa's, what is left."""
+    for name, module in model.named_modules():
+        last = name.rpartition(".")[2]
+        if isinstance(module, torch.nn.Embedding) and "position" in last and module.padding_idx:
+            yield module.num_embeddings - module.padding_idx - 1

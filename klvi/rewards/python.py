@@ -2,29 +2,46 @@
 
 from __future__ import annotations
 
-import importlib.util
+import asyncio
+import contextlib
 import inspect
-import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from hashlib import sha256
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 from klvi.config import schema
 from klvi.contexts import Context
 from klvi.errors import UserError
 from klvi.rewards.base import Scores
+from klvi.rewards.signature import Signature
+from klvi.rewards.user_file import CommandLineError, UserFile, warn_once
 
 EXAMPLE = "reward.function=FILE.py:NAME with NAME(texts, prompts) -> list of floats"
+MAIN = "put what is for the command line under `if __name__ == '__main__':`"
+MESSAGES = "messages"
 
 
-@dataclass(frozen=True)
+@dataclass
 class PythonFunction:
-    """`function(texts, prompts)`, called with lists of strings."""
+    """A user's function of lists of texts, prompts and columns: see `Signature`.
+
+    Attributes:
+        name: what error messages call it.
+        function: what is called; its awaitable, if it returns one, is run to its end.
+        file: the file that it came from; None for a function made in this process.
+        columns: names of the prompts' columns, once `check_columns` has seen them.
+    """
 
     name: str
-    function: Callable[[list[str], list[str]], Scores]
+    function: Callable[..., Any]
+    file: UserFile | None = None
+    columns: tuple[str, ...] = field(default=(), init=False)
+
+    def __post_init__(self) -> None:
+        shown = self.name if self.file is None else self.name[len("python (") : -1]
+        self._signature = Signature.of(self.function, shown)
 
     @staticmethod
     def from_config(config: schema.PythonReward) -> PythonFunction:
@@ -32,48 +49,100 @@ class PythonFunction:
 
         Raises `UserError` where the file cannot be imported or holds no such function.
         """
-        file, colon, attribute = (config.function or "").rpartition(":")
-        if not colon or not file or not attribute.isidentifier():
+        path, colon, attribute = (config.function or "").rpartition(":")
+        if not colon or not path or not attribute.isidentifier():
             raise UserError(f"reward.function={config.function or 'null'}: give {EXAMPLE}")
-        function = getattr(_import(file), attribute, None)
-        if not callable(function):
-            raise UserError(f"reward.function: {file} has no function {attribute!r}")
-        _check_signature(function, file, attribute)
-        return PythonFunction(f"python ({Path(file).name}:{attribute})", function)
+        if not Path(path).expanduser().is_file():
+            raise UserError(f"reward.function: no such file {path}; give {EXAMPLE}")
+        name = f"python ({Path(path).name}:{attribute})"
+        file = UserFile(Path(path).expanduser().resolve(), warn_once(f"reward {name}"))
+        with _importing(path):
+            found = getattr(file.load(), attribute, None)
+            if inspect.isclass(found):
+                with file.visit():
+                    found = found()
+        if not callable(found):
+            raise UserError(f"reward.function: {path} has no function {attribute!r}")
+        return PythonFunction(name, found, file)
+
+    def check_columns(self, contexts: Sequence[Context]) -> None:
+        """Raises UserError where the function takes what no column of `contexts` provides."""
+        self.columns = _names(contexts)
+        self._signature.check(self.columns)
 
     def __call__(self, texts: Sequence[str], contexts: Sequence[Context]) -> Scores:
         """Score N completions by the user's function."""
-        return self.function(list(texts), [context.prompt for context in contexts])
+        columns = {
+            name: [_value(context, name) for context in contexts]
+            for name in dict.fromkeys([*self.columns, *_names(contexts)])
+        }
+        prompts = [context.prompt for context in contexts]
+        with contextlib.nullcontext() if self.file is None else self.file.visit():
+            result: Any = self._signature.call(self.function, list(texts), prompts, columns)
+            scores: Scores = _awaited(result) if inspect.isawaitable(result) else result
+            return scores
 
 
-def _import(file: str) -> ModuleType:
-    path = Path(file).expanduser().resolve()
-    if not path.is_file():
-        raise UserError(f"reward.function: no such file {file}; give {EXAMPLE}")
-    # A name of its own, so that a user's `json.py` hides nothing and two files may share a name.
-    name = f"klvi_reward_{sha256(str(path).encode()).hexdigest()[:16]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise UserError(f"reward.function: {file} is not a Python file; give {EXAMPLE}")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+def _names(contexts: Sequence[Context]) -> tuple[str, ...]:
+    """Of all columns, in the order of their first appearance; rows may differ in them."""
+    unique = {context.row: context for context in contexts}.values()
+    names = dict.fromkeys(name for context in unique for name in context.columns)
+    if any(context.messages is not None for context in unique):
+        names.setdefault(MESSAGES)
+    return tuple(names)
+
+
+def _value(context: Context, name: str) -> Any:
+    if name == MESSAGES and name not in context.columns:
+        return context.messages
+    return context.columns.get(name)
+
+
+async def _result(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+
+def _awaited(awaitable: Awaitable[Any]) -> Any:
+    """The awaitable's result; in a notebook, whose loop is running, from a thread of its own."""
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(_result(awaitable))
+    outcome: dict[str, Any] = {}
+
+    def run() -> None:
+        try:
+            outcome["value"] = asyncio.run(_result(awaitable))
+        except BaseException as error:
+            outcome["error"] = error
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if "error" in outcome:
+        raise outcome["error"]
+    return outcome["value"]
+
+
+@contextlib.contextmanager
+def _importing(file: str) -> Iterator[None]:
+    """Turns whatever a file raises while it is imported, an exit included, into a UserError."""
+    try:
+        yield
+    except (KeyboardInterrupt, UserError):
+        raise
+    except SystemExit as error:
+        raise UserError(
+            f"reward.function: importing {file} exits ({_exit(error)}); {MAIN}"
+        ) from error
+    except CommandLineError as error:
+        raise UserError(
+            f"reward.function: importing {file} parses a command line ({error}); {MAIN}"
+        ) from error
+    except BaseException as error:
         problem = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(f"reward.function: importing {file} failed: {problem}") from error
-    return module
 
 
-def _check_signature(function: Callable[..., object], file: str, attribute: str) -> None:
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):  # some built-in functions do not tell
-        return
-    try:
-        signature.bind([], [])
-    except TypeError as error:
-        raise UserError(
-            f"reward.function: {file}:{attribute}{signature} must take (texts, prompts)"
-        ) from error
+def _exit(error: SystemExit) -> str:
+    return "sys.exit()" if error.code is None else f"sys.exit({error.code!r})"

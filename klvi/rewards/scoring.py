@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Sequence
 
@@ -20,16 +21,23 @@ class RewardError(Exception):
     """A reward that broke its contract: the message names the reward and what it did."""
 
 
+class RewardExitError(RewardError):
+    """A reward that would have left the process."""
+
+
 def score(
     reward: Reward, texts: Sequence[str], contexts: Sequence[Context], *, update: int
 ) -> Tensor:
-    """The checked scores `(N,)`, float32 on the CPU, of N completions.
+    """The checked scores `(N,)`, float64 on the CPU, of N completions.
 
     Raises `UserError`, naming the reward, the sample and the update, where the reward raises or
-    returns anything but N finite numbers; the reward's own exception is the cause.
+    returns anything but N finite numbers; the reward's own exception is the cause. Where it would
+    leave the process, that is a `RunError`.
     """
     try:
         return evaluate(reward, texts, contexts)
+    except RewardExitError as failure:
+        raise RunError(f"{failure} (update {update})") from failure.__cause__
     except RewardError as failure:
         raise UserError(f"{failure} (update {update})") from failure.__cause__ or failure
 
@@ -41,9 +49,11 @@ def evaluate(
     name = name or reward.name
     try:
         values: object = reward(texts, contexts)
-    except (RewardError, RunError):
+    except (RewardError, RunError, KeyboardInterrupt):
         raise
-    except Exception as error:  # whatever a user's function raises, the line must name it
+    except SystemExit as error:
+        raise RewardExitError(f"reward {name} exits: {_describe(error)}") from error
+    except BaseException as error:  # whatever a user's function raises, the line must name it
         if is_out_of_memory(error):
             raise ran_out("computing rewards", error) from None
         raise RewardError(f"reward {name} raised {_describe(error)}") from error
@@ -51,35 +61,40 @@ def evaluate(
 
 
 def _check(name: str, values: object, texts: Sequence[str]) -> Tensor:
+    shape = getattr(values, "shape", None)
+    if isinstance(shape, tuple) and len(shape) > 1:
+        raise RewardError(
+            f"reward {name} returned values of shape {tuple(shape)}, not ({len(texts)},)"
+        )
     if hasattr(values, "tolist"):  # tensors, arrays and series
         values = values.tolist()
-    if not isinstance(values, Sequence) or isinstance(values, str):
-        kind = "nothing" if values is None else f"a {type(values).__name__}"
+    if not isinstance(values, Sequence) or isinstance(values, str | bytes | bytearray):
+        type_name = type(values).__name__
+        article = "an" if type_name[0] in "aeiou" else "a"
+        kind = "nothing" if values is None else f"{article} {type_name}"
         raise RewardError(f"reward {name} returned {kind}, not a list of {len(texts)} numbers")
     if len(values) != len(texts):
         raise RewardError(f"reward {name} returned {len(values)} values for {len(texts)} samples")
     numbers = [_number(value) for value in values]
-    scores = torch.tensor([0.0 if n is None else n for n in numbers], dtype=torch.float32)
-    if None not in numbers and bool(scores.isfinite().all()):
-        return scores
     for index, number in enumerate(numbers):
-        if number is None or not scores[index].isfinite():
+        if number is None or not math.isfinite(number):
             shown = f"the non-number {_shorten(values[index])}" if number is None else str(number)
             sample = f"sample {index}: {_shorten(texts[index])}"
             raise RewardError(f"reward {name} returned {shown} for {sample}")
-    return scores
+    return torch.tensor(numbers, dtype=torch.float64)
 
 
 def _number(value: object) -> float | None:
     if isinstance(value, str | bytes):  # float("1") would succeed
         return None
     try:
-        return float(value)  # type: ignore[arg-type]  # what cannot be converted is refused here
-    except (TypeError, ValueError, OverflowError):
+        # Of an array or a tensor its only element, detached.
+        return float(value.item() if hasattr(value, "item") else value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError, RuntimeError):
         return None
 
 
-def _describe(error: Exception) -> str:
+def _describe(error: BaseException) -> str:
     message = " ".join(str(error).split())
     described = f"{type(error).__name__}: {message}" if message else type(error).__name__
     frames = traceback.extract_tb(error.__traceback__)

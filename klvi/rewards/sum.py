@@ -10,7 +10,7 @@ from torch import Tensor
 
 from klvi.contexts import Context
 from klvi.errors import UserError
-from klvi.rewards.base import Reward
+from klvi.rewards.base import Reward, check_columns
 from klvi.rewards.scoring import evaluate
 
 
@@ -25,9 +25,14 @@ class WeightedSum:
         if not self.terms:
             raise UserError("reward.terms is empty: give at least one term")
 
+    def check_columns(self, contexts: Sequence[Context]) -> None:
+        """Raises UserError where a term takes what no column of `contexts` provides."""
+        for _, reward in self.terms.values():
+            check_columns(reward, contexts)
+
     def __call__(self, texts: Sequence[str], contexts: Sequence[Context]) -> Tensor:
-        """Score N completions: `(N,)`."""
-        total = torch.zeros(len(texts))
+        """Score N completions: `(N,)`, float64."""
+        total = torch.zeros(len(texts), dtype=torch.float64)
         for label, (weight, reward) in self.terms.items():
             name = f"{self.name}.{label} ({reward.name})"
             total += weight * evaluate(reward, texts, contexts, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from rich.console import Console, RenderableType
@@ -14,7 +15,10 @@ class Output:
     """Prints to the terminal and, once there is one, to the log file."""
 
     def __init__(self, terminal: Console | None = None) -> None:
-        self.terminal = terminal or Console(highlight=False, markup=False, emoji=False)
+        # Bound now: `sys.stdout` is another stream while a user's code runs.
+        self.terminal = terminal or Console(
+            file=sys.stdout, highlight=False, markup=False, emoji=False
+        )
         if not self.terminal.is_terminal:
             # A file or a pipe has no width to respect.
             self.terminal.width = max(self.terminal.width, FILE_WIDTH)

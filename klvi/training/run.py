@@ -29,7 +29,7 @@ from klvi.models.prior import Prior, load_prior
 from klvi.models.self_check import check_policy
 from klvi.objectives import build_objective
 from klvi.prompts import load_contexts
-from klvi.rewards import build_reward
+from klvi.rewards import build_reward, check_columns
 from klvi.samplers.vllm import VLLMDecoder
 from klvi.targets import build_target
 from klvi.tracking import Output, Tracker, build_tracker, exact_entries, flatten, warning
@@ -64,9 +64,9 @@ def assemble_evaluator(config: MeasureConfig, *, adapted: bool) -> Evaluator:
     use_device(device)
     allow_tf32(device)
     reward = build_reward(config.reward, device)
-    contexts = PromptStream(
-        load_contexts(config.prompts), config.seed, config.rollout.samples_per_prompt
-    )
+    loaded = load_contexts(config.prompts)
+    check_columns(reward, loaded)
+    contexts = PromptStream(loaded, config.seed, config.rollout.samples_per_prompt)
     with out_of_memory("loading"):
         prior = load_prior(config.model, device)
     longest = prior.encode(contexts.contexts)[0].shape[1]

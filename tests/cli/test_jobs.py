@@ -19,8 +19,8 @@ import pytest
 from klvi.cli import main
 from klvi.config.context import Context
 from klvi.config.schema import EvalConfig, TrainConfig
-from klvi.errors import UserError
-from klvi.job import Job
+from klvi.errors import RunError, UserError
+from klvi.job import Job, mark_failed
 
 Run = Callable[[Any, Context], int]
 Install = Callable[[str, Run], None]
@@ -106,6 +106,46 @@ def test_a_failure_later_on_marks_the_run(
         "reason": "ZeroDivisionError: by zero",
         "metrics": {},
     }
+
+
+@pytest.mark.parametrize("job_number", [None, 0])
+@pytest.mark.parametrize(
+    ("refused", "written", "kept"),
+    [
+        (True, ["config.yaml", "wandb/x"], False),
+        (True, ["config.yaml", "metrics.jsonl"], True),
+        (True, ["config.yaml", "checkpoints/step-0/x"], True),
+        (False, ["config.yaml"], True),
+        (False, [], False),
+    ],
+)
+def test_a_run_refused_before_it_trained_leaves_no_folder_but_a_job_its_reason(
+    tmp_path: Path, job_number: int | None, refused: bool, written: list[str], kept: bool
+) -> None:
+    folder = tmp_path / "new"
+    folder.mkdir()
+    for name in written:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("{}\n")
+    context = Context(folder, job_number, None if job_number is None else tmp_path, ())
+    mark_failed(context, "the reason", refused=refused)
+    if job_number is None:
+        assert folder.exists() == kept
+    if folder.exists():
+        summary = json.loads((folder / "summary.json").read_text())
+        assert (summary["status"], summary["reason"]) == ("failed", "the reason")
+        assert (folder / "config.yaml").exists() == kept
+
+
+@pytest.mark.parametrize("error", [RunError("reward exits"), SystemExit(0)])
+def test_what_ends_a_run_though_nothing_was_wrong_with_its_command_fails(
+    install: Install, error: BaseException
+) -> None:
+    def run(config: TrainConfig, context: Context) -> int:
+        raise error
+
+    install("train", run)
+    assert main(["train"]) == 1
 
 
 def test_a_folder_that_held_a_run_is_left_as_it_was(install: Install, tmp_path: Path) -> None:

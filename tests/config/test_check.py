@@ -165,6 +165,14 @@ def test_what_is_right_has_no_problem(arguments: tuple[str, ...], problems: Prob
     assert problems("train", *arguments) == []
 
 
+def test_the_device_of_a_reward(problems: Problems) -> None:
+    chosen = ("train", "reward=classifier", "reward.path=some/one")
+    assert problems(*chosen, "reward.device=cuda:1", "reward.dtype=bfloat16") == []
+    assert problems(*chosen, "reward.device=gpu") == [
+        "reward.device=gpu: must be cpu, cuda, a GPU's number as in cuda:1, or mps"
+    ]
+
+
 def test_rewards_in_a_sum_are_checked_too(problems: Problems) -> None:
     found = problems(
         "train",

@@ -62,8 +62,13 @@ def build(path, **options):
 
 
 def logits(model, ids):
+    """What transformers gives the text alone."""
     with torch.no_grad():
-        return model(input_ids=torch.tensor([ids])).logits[0]
+        return model(input_ids=torch.tensor([ids])).logits[0].double()
+
+
+def close(found, expected):
+    torch.testing.assert_close(found, expected.double(), rtol=1e-5, atol=1e-5)
 
 
 def ids(text):
@@ -75,48 +80,62 @@ def test_equals_each_text_alone_whatever_the_padding(tmp_path, batch_size):
     model = save_gpt2(tmp_path, num_labels=3)
     reward = build(tmp_path, label=2, batch_size=batch_size)
     expected = [logits(model, ids(text) or [3]).log_softmax(-1)[2] for text in TEXTS]
-    torch.testing.assert_close(reward(TEXTS, unprompted(4)), torch.stack(expected))
+    close(reward(TEXTS, unprompted(4)), torch.stack(expected))
 
 
 def test_an_encoder_with_special_tokens(tmp_path):
     model = save_bert(tmp_path)
     expected = [logits(model, [2, *ids(text)]).log_softmax(-1)[1] for text in TEXTS]
-    torch.testing.assert_close(build(tmp_path)(TEXTS, unprompted(4)), torch.stack(expected))
+    close(build(tmp_path)(TEXTS, unprompted(4)), torch.stack(expected))
 
 
 def test_a_label_by_name(tmp_path):
     save_bert(tmp_path, id2label={0: "sad", 1: "glad"}, label2id={"sad": 0, "glad": 1})
     named = {name: build(tmp_path, label=name)(TEXTS, unprompted(4)) for name in ("sad", "glad")}
-    torch.testing.assert_close(named["glad"], build(tmp_path, label=1)(TEXTS, unprompted(4)))
-    torch.testing.assert_close(named["sad"].exp() + named["glad"].exp(), torch.ones(4))
+    close(named["glad"], build(tmp_path, label=1)(TEXTS, unprompted(4)))
+    close(named["sad"].exp() + named["glad"].exp(), torch.ones(4))
 
 
-def test_a_single_logit_is_a_sigmoid(tmp_path):
+def test_a_single_logit_is_a_score_unless_a_probability_is_asked_for(tmp_path):
     model = save_gpt2(tmp_path, num_labels=1)
     logit = torch.stack([logits(model, ids(text))[0] for text in TEXTS[:3]])
-    scores = {label: build(tmp_path, label=label)(TEXTS[:3], unprompted(3)) for label in (0, 1)}
-    torch.testing.assert_close(scores[1], logit.sigmoid().log())
-    torch.testing.assert_close(scores[0], (-logit).sigmoid().log())
-    torch.testing.assert_close(
-        build(tmp_path, label="LABEL_0")(TEXTS[:3], unprompted(3)), scores[1]
-    )
+
+    def scores(**options):
+        return build(tmp_path, **options)(TEXTS[:3], unprompted(3))
+
+    close(scores(), logit)
+    for label, sign in ((None, 1), (1, 1), (0, -1), ("LABEL_0", 1)):
+        sigmoid = scores(transform="log_sigmoid", label=label)
+        close(sigmoid, (sign * logit).sigmoid().log())
+    with pytest.raises(UserError, match=r"reward\.label=1: .* reward\.transform=log_sigmoid"):
+        build(tmp_path, label=1)
+    with pytest.raises(UserError, match=r"reward\.transform=log_softmax"):
+        build(tmp_path, transform="log_softmax")
+
+
+def test_a_regression_has_scores_and_labels_have_logits_if_asked(tmp_path):
+    model = save_gpt2(tmp_path / "regression", num_labels=3, problem_type="regression")
+    expected = logits(model, ids("bad"))
+    found = build(tmp_path / "regression", label=2)(["bad"], unprompted(1))
+    close(found[0], expected[2])
+    save_gpt2(tmp_path / "labels", num_labels=3)
+    found = build(tmp_path / "labels", label=0, transform="logit")(["bad"], unprompted(1))
+    close(found[0], expected[0])
 
 
 def test_labels_that_do_not_exclude_each_other(tmp_path):
     model = save_gpt2(tmp_path, num_labels=3, problem_type="multi_label_classification")
     expected = logits(model, ids("bad"))[2].sigmoid().log()
-    torch.testing.assert_close(build(tmp_path, label=2)(["bad"], unprompted(1))[0], expected)
+    close(build(tmp_path, label=2)(["bad"], unprompted(1))[0], expected)
 
 
 def test_texts_beyond_the_context_are_cut_and_the_completion_kept(tmp_path):
     model = save_gpt2(tmp_path)
     long = "bad " * 6 + "a good "
     expected = logits(model, ids(long)[:8]).log_softmax(-1)[1]
-    torch.testing.assert_close(build(tmp_path)([long + "day"], unprompted(1))[0], expected)
+    close(build(tmp_path)([long + "day"], unprompted(1))[0], expected)
     expected = logits(model, ids(long + "day")[-8:]).log_softmax(-1)[1]
-    torch.testing.assert_close(
-        build(tmp_path, with_prompt=True)(["day"], contexts_of([long]))[0], expected
-    )
+    close(build(tmp_path, with_prompt=True)(["day"], contexts_of([long]))[0], expected)
 
 
 def test_the_prompt_counts_only_if_asked(tmp_path):
@@ -124,9 +143,7 @@ def test_the_prompt_counts_only_if_asked(tmp_path):
     with_prompt = build(tmp_path, with_prompt=True)
     without = build(tmp_path)
     assert without(["day"], contexts_of(["good "])).equal(without(["day"], contexts_of(["bad "])))
-    torch.testing.assert_close(
-        with_prompt(["day"], contexts_of(["good "])), without(["good day"], unprompted(1))
-    )
+    close(with_prompt(["day"], contexts_of(["good "])), without(["good day"], unprompted(1)))
 
 
 @pytest.mark.parametrize(("label", "shown"), [("glad", "glad"), (2, "2"), (-1, "-1")])

@@ -41,7 +41,8 @@ def test_files_of_the_same_name_are_told_apart(tmp_path):
     [
         ("x = 1", "x", "has no function 'x'"),
         ("x = 1", "f", "has no function 'f'"),
-        ("def f(texts): return []", "f", r"r.py:f\(texts\) must take \(texts, prompts\)"),
+        ("def f(): return []", "f", r"r.py:f\(\) takes no texts"),
+        ("raise SystemExit(4)\ndef f(texts): return []", "f", r"exits \(sys.exit\(4\)\)"),
         ("import nowhere", "f", "importing .*r.py failed: ModuleNotFoundError: No module"),
         ("def f(:", "f", "importing .*r.py failed: SyntaxError"),
     ],

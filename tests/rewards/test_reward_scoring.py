@@ -1,13 +1,15 @@
 """What a reward returns is checked, and an error names reward, sample and update."""
 
 import math
+from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
 
 from klvi.contexts import contexts_of
-from klvi.errors import UserError
+from klvi.errors import RunError, UserError
 from klvi.rewards import Contains, PythonFunction, WeightedSum, score
 
 TEXTS, PROMPTS = ["first text", "second text"], contexts_of(["", ""])
@@ -25,11 +27,13 @@ def returning(values):
         np.array([1.0, 2.5]),
         [np.float32(1), torch.tensor(2.5)],
         torch.tensor([1.0, 2.5], dtype=torch.bfloat16, requires_grad=True),
+        [True, torch.tensor([2.5], requires_grad=True)],
+        [Decimal("1"), Fraction(5, 2)],
     ],
 )
-def test_numbers_of_any_kind_become_float32(values):
+def test_numbers_of_any_kind_become_float64(values):
     scores = score(returning(values), TEXTS, PROMPTS, update=0)
-    assert scores.dtype == torch.float32
+    assert scores.dtype == torch.float64
     assert not scores.requires_grad
     assert scores.tolist() == [1.0, 2.5]
 
@@ -47,12 +51,35 @@ def test_numbers_of_any_kind_become_float32(values):
         ([[0], [1]], r"reward mine returned the non-number \[0\] for sample 0: 'first text'"),
         ([0, math.nan], "reward mine returned nan for sample 1: 'second text'"),
         ([-math.inf, 0], "reward mine returned -inf for sample 0: 'first text'"),
-        ([0, 1e300], "reward mine returned 1e.300 for sample 1: 'second text'"),
+        (np.zeros((2, 1)), r"reward mine returned values of shape \(2, 1\), not \(2,\)"),
+        (torch.zeros(1, 2), r"reward mine returned values of shape \(1, 2\), not \(2,\)"),
+        (iter([1, 2]), "reward mine returned a list_iterator, not a list of 2 numbers"),
+        (b"12", "reward mine returned a bytes, not a list of 2 numbers"),
+        ([0, 1j], "reward mine returned the non-number 1j for sample 1: 'second text'"),
     ],
 )
 def test_anything_else_is_refused(values, problem):
     with pytest.raises(UserError, match=rf"^{problem} \(update 17\)$"):
         score(returning(values), TEXTS, PROMPTS, update=17)
+
+
+def test_no_digit_is_lost_and_no_finite_number_refused():
+    values = [5e6 + 1e-6, -1e300]
+    terms = WeightedSum({"all": (1.0, returning(values))})
+    for reward in (returning(values), terms):
+        assert score(reward, TEXTS, PROMPTS, update=0).tolist() == values
+
+
+def test_an_exit_of_the_reward_is_a_failure_of_the_run():
+    def leave(texts, prompts):
+        raise SystemExit(3)
+
+    for reward in (
+        PythonFunction("mine", leave),
+        WeightedSum({"a": (1, PythonFunction("mine", leave))}),
+    ):
+        with pytest.raises(RunError, match=r"mine.* exits: SystemExit: 3 .*\(update 3\)"):
+            score(reward, TEXTS, PROMPTS, update=3)
 
 
 def test_a_long_text_is_quoted_in_one_short_line():

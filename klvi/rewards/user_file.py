@@ -1,0 +1,216 @@
+"""A user's Python file in klvi's process: imported and called as if it were alone there."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import importlib.util
+import io
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn, Protocol
+
+from klvi.rewards.process_state import Lent
+
+READS_ARGUMENTS = "reads the command line (sys.argv), which is klvi's: it sees no arguments"
+PRINTS = "prints to the standard output, which is klvi's: it goes to the standard error"
+
+
+class CommandLineError(Exception):
+    """What argparse would leave the process for."""
+
+
+class NoTerminalError(EOFError):
+    """Input asked for where nobody answers."""
+
+
+@dataclass
+class UserFile:
+    """A file's own place in the process: its neighbours' modules, streams, arguments, state.
+
+    Attributes:
+        path: of the file; what lies beside it can be imported by name, as from a script.
+        notify: is told, in words, of what the file does that klvi undoes or withholds.
+    """
+
+    path: Path
+    notify: Callable[[str], None]
+    _modules: dict[str, ModuleType] = field(default_factory=dict)
+    _paths: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._lent = Lent(lambda name: self.notify(f"changes {name}: within it alone"))
+        self._finder = _Neighbours(self.path.parent)
+        self._out = _DivertedOutput(lambda: self.notify(PRINTS))
+
+    def load(self) -> ModuleType:
+        """Import the file; whatever it raises comes through.
+
+        Raises ImportError where it is not a Python file.
+        """
+        importlib.invalidate_caches()
+        name = self._module_name()
+        spec = importlib.util.spec_from_file_location(name, self.path)
+        if spec is None or spec.loader is None:
+            raise ImportError("its name does not end in .py")
+        module = importlib.util.module_from_spec(spec)
+        with self.visit():
+            sys.modules[name] = module
+            self._modules[name] = module
+            spec.loader.exec_module(module)
+        return module
+
+    def _module_name(self) -> str:
+        """The file's own, by which a process that it starts finds it, unless that is taken."""
+        stem = self.path.stem
+        free = stem.isidentifier() and stem not in sys.modules
+        if free:
+            found = importlib.util.find_spec(stem)
+            free = found is None or found.origin == str(self.path)
+        digest = sha256(str(self.path).encode()).hexdigest()[:16]
+        return stem if free else f"klvi_reward_{digest}"
+
+    @contextlib.contextmanager
+    def visit(self) -> Iterator[None]:
+        """Within, the process is the file's; afterwards it is klvi's as it was."""
+        with (
+            self._lent.lend(),
+            self._imports(),
+            contextlib.redirect_stdout(self._out),
+            _replaced(sys, "stdin", _ClosedInput()),
+            _replaced(sys, "argv", _NoArguments([str(self.path)], self.notify)),
+            _replaced(argparse.ArgumentParser, "error", _refuse_command_line),
+        ):
+            yield
+
+    @contextlib.contextmanager
+    def _imports(self) -> Iterator[None]:
+        paths = list(sys.path)
+        hidden = {name: sys.modules.get(name) for name in self._modules}
+        sys.modules.update(self._modules)
+        sys.path[:] = [*(self._paths or [*paths, str(self.path.parent)])]
+        sys.meta_path.insert(0, self._finder)
+        known = set(sys.modules)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(ValueError):
+                sys.meta_path.remove(self._finder)
+            own = [name for name in set(sys.modules) - known if self._finder.holds(name)]
+            for name in own:
+                self._modules[name] = sys.modules[name]
+                hidden[name] = None
+            self._paths, sys.path[:] = list(sys.path), paths
+            for name, module in hidden.items():
+                if module is None:
+                    sys.modules.pop(name, None)
+                else:
+                    sys.modules[name] = module
+
+
+@dataclass(frozen=True)
+class _Neighbours:
+    """Finds what lies beside a file before what is installed, but never hides Python's own."""
+
+    folder: Path
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if "." in name or name in sys.stdlib_module_names:
+            return None
+        spec = PathFinder.find_spec(name, [str(self.folder)])
+        # A folder without code, such as `wandb` or `data`, is the last choice in Python, too.
+        return None if spec is None or spec.loader is None or spec.origin is None else spec
+
+    def holds(self, name: str) -> bool:
+        """Whether an imported module is a neighbour, or inside of one."""
+        spec = getattr(sys.modules.get(name.partition(".")[0]), "__spec__", None)
+        if spec is None:
+            return False
+        places = [*(spec.submodule_search_locations or []), *filter(None, [spec.origin])]
+        return any(Path(place).parent == self.folder for place in places)
+
+
+class _DivertedOutput:
+    """Standard output that goes to the standard error, and says that it was used."""
+
+    def __init__(self, used: Callable[[], None]) -> None:
+        self._used = used
+
+    def write(self, text: str) -> int:
+        if text.strip():
+            self._used()
+        return sys.stderr.write(text)
+
+    def writelines(self, lines: Sequence[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+
+class _ClosedInput(io.TextIOBase):
+    """Standard input on which nobody answers."""
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise NoTerminalError("it asks for input, and nobody is there to answer")
+
+    read = readline = readlines = __next__ = _refuse
+
+
+class _NoArguments(list[str]):
+    """A command line of the file's name alone that says when its arguments are read."""
+
+    def __init__(self, arguments: list[str], notify: Callable[[str], None]) -> None:
+        super().__init__(arguments)
+        self._notify = notify
+
+    def __getitem__(self, index: Any) -> Any:
+        if index != 0:
+            self._notify(READS_ARGUMENTS)
+        return super().__getitem__(index)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A plain list, for a process that the file starts."""
+        return list, (list(self),)
+
+
+def _refuse_command_line(self: argparse.ArgumentParser, message: str) -> NoReturn:
+    raise CommandLineError(message)
+
+
+@contextlib.contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+class Warn(Protocol):
+    """Prints a warning once: the first of its kind, or of its words."""
+
+    def __call__(self, message: str, kind: str | None = None) -> None:
+        """Warn, unless something of this `kind` was warned of before."""
+
+
+def warn_once(name: str) -> Warn:
+    """Warns of what is called `name`, on the standard error of the time of the call."""
+    told: set[str] = set()
+
+    def warn(message: str, kind: str | None = None) -> None:
+        if (kind or message) not in told:
+            told.add(kind or message)
+            print(f"klvi: warning: {name} {message}", file=sys.stderr)
+
+    return warn
