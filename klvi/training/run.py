@@ -6,7 +6,7 @@ import platform
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,14 @@ from typing import Any
 import torch
 import yaml
 
-from klvi.config.schema import MeasureConfig, PPOSection, RolloutSection, TrainConfig
+from klvi.config.schema import (
+    MeasureConfig,
+    NoPrompts,
+    PPOSection,
+    RolloutSection,
+    TrainConfig,
+)
+from klvi.contexts import Context
 from klvi.errors import UserError
 from klvi.metrics.measurement import Metric
 from klvi.models.allocator import keep_freed_memory
@@ -22,6 +29,7 @@ from klvi.models.decoding import Decoder, decode
 from klvi.models.graph_decoding import graph_decode
 from klvi.models.policy import Policy
 from klvi.models.prior import Prior, load_prior
+from klvi.models.text import lay_out
 from klvi.objectives import build_objective
 from klvi.prompts import load_contexts
 from klvi.rewards import build_reward
@@ -40,8 +48,12 @@ CHECKPOINT_FOLDER = "checkpoints"
 PACKAGES = ("klvi", "torch", "transformers", "trl", "peft", "accelerate", "hydra-core")
 
 
-def assemble_evaluator(config: MeasureConfig, *, adapted: bool) -> Evaluator:
+def assemble_evaluator(
+    config: MeasureConfig, *, adapted: bool, output: Output | None = None
+) -> Evaluator:
     """Prior, policy, reward, target and prompts; without `adapted` the policy is the prior.
+
+    What is worth a warning goes to `output`, or to the terminal.
 
     Raises UserError for everything in the configuration that only loading can find out.
     """
@@ -50,10 +62,9 @@ def assemble_evaluator(config: MeasureConfig, *, adapted: bool) -> Evaluator:
         torch.set_num_threads(config.threads)
     device = choose_device(config.device)
     reward = build_reward(config.reward, device)
-    contexts = PromptStream(
-        load_contexts(config.prompts), config.seed, config.rollout.samples_per_prompt
-    )
-    prior = load_prior(config.model, device)
+    loaded = load_contexts(config.prompts)
+    prior, laid_out = _prompted(config, load_prior(config.model, device), loaded, output)
+    contexts = PromptStream(laid_out, config.seed, config.rollout.samples_per_prompt)
     longest = prior.encode(contexts.contexts)[0].shape[1]
     prior.check_length(longest, config.rollout.max_new_tokens)
     policy = Policy(prior, config.lora if adapted else None, config.seed)
@@ -65,6 +76,26 @@ def assemble_evaluator(config: MeasureConfig, *, adapted: bool) -> Evaluator:
         reward=reward,
         contexts=contexts,
     )
+
+
+def _prompted(
+    config: MeasureConfig, prior: Prior, contexts: list[Context], output: Output | None
+) -> tuple[Prior, list[Context]]:
+    """The prior with the limit of its prompts, and the contexts with the text of their chats."""
+    prompts = config.prompts
+    if isinstance(prompts, NoPrompts):
+        return prior, contexts
+    contexts = lay_out(prior.tokenizer, prior.name, contexts, prompts.chat)
+    prior = replace(prior, max_prompt_tokens=prompts.max_tokens)
+    cut = prior.count_cut(contexts)
+    if cut:
+        (output or Output()).print(
+            warning(
+                f"prompts.max_tokens={prompts.max_tokens}: the beginning of {cut} of "
+                f"{len(contexts)} prompts was cut off; rewards read them whole"
+            )
+        )
+    return prior, contexts
 
 
 def _decoder(rollout: RolloutSection, prior: Prior, longest: int) -> Decoder:
@@ -120,7 +151,7 @@ class Run:
         Raises UserError where the configuration asks for what is not there, or the reward fails;
         the run can then be resumed from what it had reached.
         """
-        self.evaluator = assemble_evaluator(self.config, adapted=True)
+        self.evaluator = assemble_evaluator(self.config, adapted=True, output=self.output)
         self.loop = assemble_loop(self.config, self.evaluator)
         self.checkpoints = Checkpoints(
             self.directory / CHECKPOINT_FOLDER, self.config.checkpoint.keep
