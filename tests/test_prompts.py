@@ -175,9 +175,10 @@ def test_bad_files_are_refused_with_their_line(
         ("prompt\nHi\n", r"looks like CSV.*prompts\.format=csv.*prompts\.format=text"),
         ("question,answer\na,b\n", r"looks like CSV: set prompts\.field"),
         ("prompt,answer\na,b,c\n", r"txt:2: has 3 cells, and the header 2.*prompts\.format=text"),
-        ('prompt,answer\n"a,b\n', r"not CSV.*close every quote"),
+        ('prompt,answer\n"a,b\n', r"txt:2: not CSV.*double the quotes"),
         ("prompt,prompt\na,b\n", r"txt:1: the column 'prompt' is there twice"),
         ("version https://git-lfs.github.com/spec/v1\noid sha256:1\n", r"git lfs pull"),
+        ('prompt,answer\na,b\n"c"d,e\n', r"txt:3: not CSV.*double the quotes"),
         ("a\0b", r"txt:1: not a readable text file"),
     ],
 )
@@ -193,6 +194,23 @@ def test_options_that_a_file_has_no_use_for_are_refused(tmp_path: Path) -> None:
         contexts(tmp_path / "p.txt", "What?\n", field="question")
     with pytest.raises(UserError, match=r"prompts\.chat: .*has texts; give `messages`"):
         contexts(tmp_path / "p.txt", "What?\n", chat={"enable_thinking": False})
+
+
+@pytest.mark.parametrize("name", ["p.yaml", "p.parquet", "p.xml"])
+def test_other_data_is_not_read_as_texts(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=r"give JSON, CSV or Parquet; prompts\.format=text"):
+        contexts(tmp_path / name, "- prompt: a\n- prompt: b\n")
+
+
+def test_numbers_of_csv_are_those_that_are_written(tmp_path: Path) -> None:
+    cells = {"n": ("1", "9" * 40), "m": ("0.5", "9" * 40), "z": ("-0", "1"), "e": ("1", "")}
+    table = [("prompt", *cells), *zip(("a", "b"), *cells.values(), strict=True)]
+    lines = map(",".join, table)
+    rows = contexts(tmp_path / "p.csv", "\n".join(lines))
+    assert [list(c.columns.values()) for c in rows] == [
+        [1, "0.5", "-0", "1"],
+        [10**40 - 1, "9" * 40, "1", ""],
+    ]
 
 
 def test_missing_files_are_refused(tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ from klvi.prompts.records import Record
 DELIMITERS = (",", ";", "\t")
 LONGEST_CELL = 2**31 - 1
 NAME = re.compile(r"[^\W\d][\w.-]*")
-WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})")
-DECIMAL = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
+# Numbers that are written in no other way, and that no conversion rounds beyond a float's digits.
+WHOLE = re.compile(r"0|-?[1-9]\d{0,4000}")
+DECIMAL = re.compile(r"-?(0|[1-9]\d{0,14})(\.\d+)?([eE][+-]?\d+)?")
 
 
 def has_column(text: str, field: str) -> bool:
@@ -57,7 +58,7 @@ def read_csv(path: str, text: str, field: str) -> list[Record]:
     try:
         rows += _rows(text, delimiter)
     except csv.Error as error:
-        raise UserError(f"{path}: not CSV: {error}; close every quote") from error
+        raise UserError(f"{path}:{error}; double the quotes in a cell, and close each") from error
     for line, row in rows:
         if len(row) != len(header):
             raise UserError(
@@ -88,15 +89,19 @@ def _headers(text: str) -> dict[str, list[str]]:
 
 
 def _rows(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """The rows that are not blank, each with the line that it begins on."""
-    before = csv.field_size_limit(LONGEST_CELL)
+    """The rows that are not blank, each with the line that it begins on.
+
+    Raises csv.Error, with the line.
+    """
+    before, end = csv.field_size_limit(LONGEST_CELL), 0
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-        end = 0
         for row in reader:
             if any(cell.strip() for cell in row):
                 yield end + 1, row
             end = reader.line_num
+    except csv.Error as error:
+        raise csv.Error(f"{end + 1}: not CSV: {error}") from error
     finally:
         csv.field_size_limit(before)
 
@@ -105,4 +110,6 @@ def _numbers(cells: Sequence[str]) -> Sequence[Any]:
     """Numbers where every cell is written as one, such as 42 but not 007."""
     if all(map(WHOLE.fullmatch, cells)):
         return [int(cell) for cell in cells]
-    return [float(cell) for cell in cells] if all(map(DECIMAL.fullmatch, cells)) else cells
+    if "-0" in cells or not all(map(DECIMAL.fullmatch, cells)):
+        return cells
+    return [float(cell) for cell in cells]

@@ -19,6 +19,8 @@ from klvi.prompts.records import Record
 GZIP, PARQUET = b"\x1f\x8b", b"PAR1"
 LFS_POINTER = "version https://git-lfs.github.com"
 SUFFIXES = {".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "csv"}
+# Text files whose lines are no prompts, where their content does not tell.
+OTHER_DATA = {".parquet", ".yaml", ".yml", ".toml", ".xml", ".html"}
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 Reader: TypeAlias = Callable[[str], list[Record]]
@@ -89,8 +91,12 @@ def _recognised(config: FilePrompts, text: str, named: str | None) -> str:
         return named or "csv"
     if text.startswith(LFS_POINTER):
         raise UserError(f"prompts.path={config.path} is a pointer of Git LFS: git lfs pull")
-    if _suffix(str(config.path)) == ".parquet":
-        raise UserError(f"prompts.path={config.path}: not a Parquet file; set prompts.format")
+    suffix = _suffix(str(config.path))
+    if suffix in OTHER_DATA:
+        raise UserError(
+            f"prompts.path={config.path}: not read as {suffix[1:]}: give JSON, CSV or Parquet; "
+            "prompts.format=text reads a prompt per line"
+        )
     if looks_like_csv(text, config.field):
         raise UserError(
             f"prompts.path={config.path} looks like CSV: set prompts.field to the prompt's column "

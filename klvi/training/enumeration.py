@@ -85,8 +85,9 @@ class ExactEvaluator:
         """`(S,)` rewards of all texts and `(S,)` log P(x), unnormalised, nats per sequence."""
         if self._scored is None:
             tokens, lengths = self.sequences.tokens, self.sequences.lengths
-            prompts, sizes = self.policy.prior.encode([Context(0)] * len(tokens))
-            texts = self.policy.prior.decode(prompts.cpu(), sizes.cpu(), tokens, lengths)
+            prompt, size = (part.cpu() for part in self.policy.prior.encode([Context(0)]))
+            prompts = prompt.expand(len(tokens), -1), size.expand(len(tokens))
+            texts = self.policy.prior.decode(*prompts, tokens, lengths)
             reward = score(self.reward, texts, [Context(0)] * len(texts), update=update).double()
             self._scored = reward, self.log_prior + self.target.log_evidence(reward)
         return self._scored

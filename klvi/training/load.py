@@ -6,9 +6,15 @@ from pathlib import Path
 
 from klvi.config.schema import EvalConfig, SampleConfig
 from klvi.errors import UserError
+from klvi.tracking import Output
 from klvi.training.checkpoint import Checkpoints
 from klvi.training.evaluation import Evaluator
-from klvi.training.run import ADAPTER_FOLDER, CHECKPOINT_FOLDER, assemble_evaluator
+from klvi.training.run import (
+    ADAPTER_FOLDER,
+    CHECKPOINT_FOLDER,
+    assemble_evaluator,
+    warn_of_cut_prompts,
+)
 
 
 def load_policy(config: EvalConfig | SampleConfig) -> tuple[Evaluator, str]:
@@ -17,9 +23,12 @@ def load_policy(config: EvalConfig | SampleConfig) -> tuple[Evaluator, str]:
     Raises UserError where the run has not yet saved a policy.
     """
     if config.run is None:
-        return assemble_evaluator(config, adapted=False), f"prior {config.model.name}"
+        evaluator = assemble_evaluator(config, adapted=False)
+        warn_of_cut_prompts(evaluator, Output())
+        return evaluator, f"prior {config.model.name}"
     folder = find_adapter(Path(config.run).expanduser())
     evaluator = assemble_evaluator(config, adapted=True)
+    warn_of_cut_prompts(evaluator, Output())
     evaluator.policy.load_adapter(folder)
     return evaluator, str(folder)
 

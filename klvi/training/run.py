@@ -15,13 +15,12 @@ import torch
 import yaml
 
 from klvi.config.schema import (
+    FilePrompts,
     MeasureConfig,
-    NoPrompts,
     PPOSection,
     RolloutSection,
     TrainConfig,
 )
-from klvi.contexts import Context
 from klvi.errors import UserError
 from klvi.metrics.measurement import Metric
 from klvi.models.allocator import keep_freed_memory
@@ -48,12 +47,8 @@ CHECKPOINT_FOLDER = "checkpoints"
 PACKAGES = ("klvi", "torch", "transformers", "trl", "peft", "accelerate", "hydra-core")
 
 
-def assemble_evaluator(
-    config: MeasureConfig, *, adapted: bool, output: Output | None = None
-) -> Evaluator:
+def assemble_evaluator(config: MeasureConfig, *, adapted: bool) -> Evaluator:
     """Prior, policy, reward, target and prompts; without `adapted` the policy is the prior.
-
-    What is worth a warning goes to `output`, or to the terminal.
 
     Raises UserError for everything in the configuration that only loading can find out.
     """
@@ -63,8 +58,11 @@ def assemble_evaluator(
     device = choose_device(config.device)
     reward = build_reward(config.reward, device)
     loaded = load_contexts(config.prompts)
-    prior, laid_out = _prompted(config, load_prior(config.model, device), loaded, output)
-    contexts = PromptStream(laid_out, config.seed, config.rollout.samples_per_prompt)
+    prior = load_prior(config.model, device)
+    if isinstance(config.prompts, FilePrompts):
+        prior = replace(prior, max_prompt_tokens=config.prompts.max_tokens)
+        loaded = lay_out(prior.tokenizer, prior.name, loaded, config.prompts.chat)
+    contexts = PromptStream(loaded, config.seed, config.rollout.samples_per_prompt)
     longest = prior.encode(contexts.contexts)[0].shape[1]
     prior.check_length(longest, config.rollout.max_new_tokens)
     policy = Policy(prior, config.lora if adapted else None, config.seed)
@@ -78,24 +76,16 @@ def assemble_evaluator(
     )
 
 
-def _prompted(
-    config: MeasureConfig, prior: Prior, contexts: list[Context], output: Output | None
-) -> tuple[Prior, list[Context]]:
-    """The prior with the limit of its prompts, and the contexts with the text of their chats."""
-    prompts = config.prompts
-    if isinstance(prompts, NoPrompts):
-        return prior, contexts
-    contexts = lay_out(prior.tokenizer, prior.name, contexts, prompts.chat)
-    prior = replace(prior, max_prompt_tokens=prompts.max_tokens)
+def warn_of_cut_prompts(evaluator: Evaluator, output: Output) -> None:
+    """Say how many of the prompts are longer than `prompts.max_tokens`, where some are."""
+    prior, contexts = evaluator.policy.prior, evaluator.contexts.contexts
     cut = prior.count_cut(contexts)
     if cut:
-        (output or Output()).print(
-            warning(
-                f"prompts.max_tokens={prompts.max_tokens}: the beginning of {cut} of "
-                f"{len(contexts)} prompts was cut off; rewards read them whole"
-            )
+        message = (
+            f"prompts.max_tokens={prior.max_prompt_tokens}: the beginning of {cut} of "
+            f"{len(contexts)} prompts is cut off; rewards read them whole"
         )
-    return prior, contexts
+        output.print(warning(message))
 
 
 def _decoder(rollout: RolloutSection, prior: Prior, longest: int) -> Decoder:
@@ -151,7 +141,7 @@ class Run:
         Raises UserError where the configuration asks for what is not there, or the reward fails;
         the run can then be resumed from what it had reached.
         """
-        self.evaluator = assemble_evaluator(self.config, adapted=True, output=self.output)
+        self.evaluator = assemble_evaluator(self.config, adapted=True)
         self.loop = assemble_loop(self.config, self.evaluator)
         self.checkpoints = Checkpoints(
             self.directory / CHECKPOINT_FOLDER, self.config.checkpoint.keep
@@ -160,6 +150,7 @@ class Run:
         write_config(self.config, self.directory)
         self.tracker: Tracker = build_tracker(self.config, self.output, restored or None)
         self.tracker.start(self.config.model_dump(mode="json"), self.directory)
+        warn_of_cut_prompts(self.evaluator, self.output)
         try:
             self._train()
         except KeyboardInterrupt:
