@@ -44,7 +44,7 @@ def test_a_text_per_line_and_blank_lines_are_skipped(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["[INST] Hello [/INST]", "{name} went home", "Yes, sir", "a\tb", '"Quoted", she said'],
+    ["[INST] Hello [/INST]", "{name} went home", "Yes, sir", "a\tb", '"Quoted", she said', "3,4"],
 )
 def test_texts_with_brackets_and_commas_are_texts(tmp_path: Path, text: str) -> None:
     assert prompts(tmp_path / "p.txt", f"{text}\nIt was, as ever, late;\n") == [
@@ -174,6 +174,9 @@ def test_bad_files_are_refused_with_their_line(
         ("{'prompt': 'a'}", r"txt:1: not a JSON object.*prompts\.format=text"),
         ("prompt\nHi\n", r"looks like CSV.*prompts\.format=csv.*prompts\.format=text"),
         ("question,answer\na,b\n", r"looks like CSV: set prompts\.field"),
+        ("Question;Best answer\nWho?;Me\n", r"looks like CSV: set prompts\.field"),
+        ("question,answer\nWho, really?,Me\n", r"looks like CSV: set prompts\.field"),
+        ('"Who?","Me"\n"What?","It"\n', r"looks like CSV: set prompts\.field"),
         ("prompt,answer\na,b,c\n", r"txt:2: has 3 cells, and the header 2.*prompts\.format=text"),
         ('prompt,answer\n"a,b\n', r"txt:2: not CSV.*double the quotes"),
         ("prompt,prompt\na,b\n", r"txt:1: the column 'prompt' is there twice"),

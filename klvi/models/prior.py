@@ -65,11 +65,13 @@ class Prior:
         """
         unique = {context.row: context for context in contexts}
         encoded = {row: self._cut(self._encode_one(c)) for row, c in unique.items()}
-        if not all(encoded.values()):
+        empty = [row + 1 for row, tokens in encoded.items() if not tokens]
+        if empty:
+            which = f" (prompt {empty[0]} is empty)" if len(encoded) > 1 else ""
             raise UserError(
                 "set model.start_token=TOKEN, or give prompts=file prompts.path=FILE without empty "
-                f"prompts: model {self.name} has no beginning-of-sequence token, so a sequence "
-                "cannot start from nothing"
+                f"prompts{which}: model {self.name} has no beginning-of-sequence token, so a "
+                "sequence cannot start from nothing"
             )
         width = max(map(len, encoded.values()))
         padding = [self.stop_token_ids[0]] * width

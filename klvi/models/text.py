@@ -101,7 +101,8 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, name: str, text: str) -> lis
     """
     if not text:
         return []
-    tokens = list(tokenizer.encode(text, add_special_tokens=False))
+    # Whether it is too long for the model is for `check_length` to say.
+    tokens = list(tokenizer.encode(text, add_special_tokens=False, verbose=False))
     whole = tokenizer.decode(tokens, clean_up_tokenization_spaces=False) == text
     lost = "" if whole else _lost(tokenizer, text, tokens)
     if lost:

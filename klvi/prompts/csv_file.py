@@ -14,7 +14,7 @@ from klvi.prompts.records import Record
 
 DELIMITERS = (",", ";", "\t")
 LONGEST_CELL = 2**31 - 1
-NAME = re.compile(r"[^\W\d][\w.-]*")
+NAME = re.compile(r"[^\W\d][\w ()/.-]{0,39}")
 # Numbers that are written in no other way, and that no conversion rounds beyond a float's digits.
 WHOLE = re.compile(r"0|-?[1-9]\d{0,4000}")
 DECIMAL = re.compile(r"-?(0|[1-9]\d{0,14})(\.\d+)?([eE][+-]?\d+)?")
@@ -26,17 +26,29 @@ def has_column(text: str, field: str) -> bool:
 
 
 def looks_like_csv(text: str, field: str) -> bool:
-    """Whether the first line may be a header: `field` alone, or names over rows of equal width."""
+    """Whether the first line may be a header: `field` alone, or names over rows as wide.
+
+    In prose a space comes after a comma. Quoted cells may be anything.
+    """
+    quoted = text.startswith('"')
     for delimiter, header in _headers(text).items():
         if header == [field]:
             return True
-        if len(header) < 2 or not all(map(NAME.fullmatch, header)):  # noqa: PLR2004
-            continue
-        with contextlib.suppress(csv.Error):
-            widths = [len(row) for _, row in _rows(text, delimiter)]
-            if len(widths) > 1 and set(widths) == {len(header)}:
+        first = next(iter(_leniently(text, delimiter)), [])
+        named = all(quoted or NAME.fullmatch(cell) for cell in first)
+        if len(first) > 1 and named and not any(cell.startswith(" ") for cell in first):
+            widths = [len(row) for row in _leniently(text, delimiter)]
+            if len(widths) > 1 and min(widths) >= len(first):
                 return True
     return False
+
+
+def _leniently(text: str, delimiter: str) -> list[list[str]]:
+    """The rows before the first that is not CSV."""
+    rows: list[list[str]] = []
+    with contextlib.suppress(csv.Error):
+        rows += (row for _, row in _rows(text, delimiter))
+    return rows
 
 
 def read_csv(path: str, text: str, field: str) -> list[Record]:
