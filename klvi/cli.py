@@ -17,6 +17,7 @@ from klvi.config.check import Checked, check
 from klvi.config.command_line import CommandLine, parse
 from klvi.config.compose import CONF_DIRECTORY, SCHEMAS, VERSION_BASE
 from klvi.config.keys import suggestion
+from klvi.config.overrides import with_free_keys
 from klvi.errors import UserError
 from klvi.job import FAILED, Job, report
 
@@ -78,6 +79,7 @@ def _dispatch(arguments: list[str]) -> int:
     command, *words = line.words
     if command not in COMMANDS:
         raise UserError(_unknown_command(command))
+    words = with_free_keys(words, SCHEMAS[command])
     return _run(command, CommandLine(tuple(words), line.options, line.flags))
 
 

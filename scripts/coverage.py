@@ -71,18 +71,19 @@ def space(loop: Loop, exact: ExactEvaluator) -> Space:
     found, prior = exact.sequences, loop.policy.prior
     count = len(found.tokens)
     prompt, width = prior.encode(contexts_of([""]))
+    prompts = prompt.expand(count, -1), width.expand(count)
     reward, _ = exact.log_target(0)
     blank = torch.zeros(found.tokens.shape)
     samples = Samples(
         contexts=contexts_of([""] * count),
-        prompt_tokens=prompt.expand(count, -1),
-        prompt_lengths=width.expand(count),
+        prompt_tokens=prompts[0],
+        prompt_lengths=prompts[1],
         tokens=found.tokens,
         lengths=found.lengths,
         ended=found.ended,
         log_policy=blank,
         log_prior=blank,
-        texts=prior.decode(found.tokens, found.lengths),
+        texts=prior.decode(*prompts, found.tokens, found.lengths),
         reward=reward.float(),
     )
     scored = rescore(loop.policy, samples, distributions=True)

@@ -13,8 +13,8 @@ from omegaconf import DictConfig
 
 from klvi.config.combination import Combination
 from klvi.config.command_line import CommandLine
-from klvi.config.compose import COMPOSITION_ERRORS, OF_A_RUN, Composer, composer, one_line
-from klvi.config.overrides import Sweep, parse_overrides, sweep_of
+from klvi.config.compose import COMPOSITION_ERRORS, OF_A_RUN, SCHEMAS, Composer, composer, one_line
+from klvi.config.overrides import Sweep, parse_overrides, sweep_of, with_free_keys
 from klvi.config.run_folder import store_primary
 from klvi.errors import UserError
 
@@ -43,7 +43,8 @@ def check(command: str, line: CommandLine) -> Checked:
     """
     _raise(_flag_problems(line.options))
     with composer(line.options.config_name or command, line.options.config_dir) as hydra:
-        overrides, problems = parse_overrides(line.words, hydra)
+        words = with_free_keys(line.words, SCHEMAS[command])
+        overrides, problems = parse_overrides(words, hydra)
         try:
             hydra = _of_a_run(command, line, hydra, overrides)
             mode = RunMode.MULTIRUN if line.options.multirun else RunMode.RUN

@@ -19,7 +19,7 @@ Raw = Mapping[str, Any]
 def keys(schema: type[BaseModel], raw: Raw) -> dict[str, FieldInfo | None]:
     """Every dotted key under `schema`, sections included, given the choices that `raw` made.
 
-    The value is the key's field; None where the user names the key, as in `reward.terms.mine`.
+    The value is the key's field; None where the user names a section, as in `reward.terms.mine`.
     """
     return dict(_walk(schema, raw, ""))
 
@@ -37,8 +37,9 @@ def _walk(
 def _below(annotation: Any, raw: object, key: str) -> Iterator[tuple[str, FieldInfo | None]]:
     named = named_sections(annotation)
     if named is not None and isinstance(raw, Mapping):
+        value_field = None if sections_of(named) else FieldInfo(annotation=named)
         for name, value in raw.items():
-            yield f"{key}.{name}", None
+            yield f"{key}.{name}", value_field
             yield from _below(named, value, f"{key}.{name}")
     section = section_of(annotation, raw)
     if section is not None:
@@ -66,6 +67,16 @@ def named_sections(annotation: Any) -> Any | None:
     """The type of the sections that the user names, for a `dict[str, …]`; else None."""
     annotation = _bare(annotation)
     return get_args(annotation)[1] if get_origin(annotation) is dict else None
+
+
+def free_keys(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """The keys under which the user names values, such as `prompts.chat`, in any choice."""
+    for name, field in schema.model_fields.items():
+        named = named_sections(field.annotation)
+        if named is not None and not sections_of(named):
+            yield f"{prefix}{name}"
+        for section in sections_of(field.annotation):
+            yield from free_keys(section, f"{prefix}{name}.")
 
 
 def section_of(annotation: Any, raw: object) -> type[BaseModel] | None:

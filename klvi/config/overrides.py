@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from pydantic import BaseModel
 
 from klvi.config.compose import Composer
+from klvi.config.keys import free_keys
 from klvi.config.validation import spelled
 
 
@@ -25,6 +27,15 @@ def parse_overrides(words: Sequence[str], hydra: Composer) -> tuple[list[Overrid
         except HydraException:
             problems.append(_unreadable(word, hydra))
     return overrides, problems
+
+
+def with_free_keys(words: Sequence[str], schema: type[BaseModel]) -> list[str]:
+    """The overrides so that Hydra lets values be set whose names are the user's own.
+
+    `prompts.chat.enable_thinking=false` is then as good as `++prompts.chat.enable_thinking=false`.
+    """
+    free = tuple(f"{key}." for key in free_keys(schema))
+    return [f"++{w}" if w.startswith(free) and "=" in w else w for w in words]
 
 
 def _unreadable(word: str, hydra: Composer) -> str:

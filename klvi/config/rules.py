@@ -15,6 +15,14 @@ VLLM_NEEDS = "vLLM 0.33 needs torch 2.13.0, transformers below 5.20 and Python 3
 # Of an enumerable prior all are listed; more would take longer than what is measured.
 MOST_SEQUENCES, LONGEST = 250_000, 24
 
+# What a chat template is given with the messages, and how it is run.
+CHAT_OF_KLVI = {
+    *("conversation", "messages", "tools", "documents", "chat_template", "add_generation_prompt"),
+    *("tokenize", "padding", "truncation", "max_length", "return_tensors", "return_dict"),
+    *("return_assistant_tokens_mask", "sanitize_control_tokens", "tokenizer_kwargs"),
+    *("bos_token", "eos_token", "pad_token"),
+}
+
 
 def broken_rules(command: str, raw: Mapping[str, Any], wrong: Set[str]) -> Iterator[str]:
     """A line per broken rule; rules about the dotted keys in `wrong` are left out."""
@@ -129,8 +137,13 @@ def _prompts(values: Values) -> Iterator[str]:
     path = values.get("prompts.path", "")
     if path is None:
         yield "prompts.path: is missing; give a file of texts or JSON lines"
-    elif path and not Path(path).expanduser().is_file():
+    elif path and Path(path).expanduser().is_dir():
+        yield f"prompts.path={path}: is a folder; give one of its files"
+    elif path and not Path(path).expanduser().exists():
         yield f"prompts.path={path}: no such file"
+    for key in values:
+        if key.startswith("prompts.chat.") and key.removeprefix("prompts.chat.") in CHAT_OF_KLVI:
+            yield f"{key}: klvi sets it itself; leave it out"
     if values.get("model.name") == "enumerable":
         yield "prompts=file: model=enumerable takes no prompts; use prompts=none"
 

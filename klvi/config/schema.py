@@ -307,11 +307,16 @@ class NoPrompts(Section):
 
 
 class FilePrompts(Section):
-    """Prompts from a file: a text per line, or JSON lines with `field`."""
+    """Prompts from a file: a text per line; or JSON, CSV or Parquet with `field`, or `messages`.
+
+    `chat` holds arguments of the chat template by which messages are laid out.
+    """
 
     name: Literal["file"]
     path: Source | None = None
+    format: Literal["auto", "text", "json", "csv", "parquet"] = "auto"
     field: Text = "prompt"
+    chat: dict[str, bool | int | float | str] = {}
     max_tokens: Annotated[int, Field(ge=1)] = 256
 
 

@@ -97,8 +97,9 @@ def _choices(field: Any) -> list[str]:
 def unknown_key(key: str, schema: type[BaseModel], raw: Raw, *more: str) -> str:
     """The line for a key that is none, with the nearest spelling among the keys and `more`."""
     known = keys(schema, raw)
-    parent, _, last = key.rpartition(".")
-    choice = _other_choice(schema, raw, parent, last)
+    parent = key.rpartition(".")[0]
+    group, _, rest = key.partition(".")
+    choice = _other_choice(schema, raw, group, rest.partition(".")[0])
     if choice:
         return f"{key}: {choice}"
     near = suggestion(key, [*known, *more])
@@ -111,7 +112,7 @@ def _other_choice(schema: type[BaseModel], raw: Raw, parent: str, last: str) -> 
     """Where another choice of the same group has the key, say so."""
     field = schema.model_fields.get(parent)
     section = section_of(field.annotation, raw.get(parent)) if field else None
-    if field is None or section is None:
+    if field is None or section is None or last in section.model_fields:
         return None
     owners = [
         f"{parent}={name}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -16,9 +16,9 @@ from klvi.contexts import Context
 from klvi.errors import UserError
 from klvi.models.activations import fuse_activations
 from klvi.models.embedded import enumerable_lm, tiny_path
-from klvi.models.embedded.tokenizer import unknown_characters
 from klvi.models.loading import check_vocabulary, load_pretrained
 from klvi.models.products import fuse_linear
+from klvi.models.text import TAIL, encode_text, texts_after
 from klvi.models.views import view_of
 from klvi.samples import distinct_rows
 
@@ -44,8 +44,9 @@ class Prior:
         model: in eval mode (no dropout), its parameters frozen, with klvi's kernels.
         plain: a view of the same weights as transformers has them.
         tokenizer: without a need for a pad token.
-        start_token_id: prepended to every prompt; None where the model has none.
+        start_token_id: begins every prompt, but a chat's; None where the model has none.
         stop_token_ids: a completion ends with the first of these.
+        max_prompt_tokens: of a longer prompt, the beginning is cut off; None for no limit.
     """
 
     name: str
@@ -54,6 +55,10 @@ class Prior:
     tokenizer: PreTrainedTokenizerBase
     start_token_id: int | None
     stop_token_ids: tuple[int, ...]
+    max_prompt_tokens: int | None = None
+    _encoded: dict[tuple[str, bool], list[int]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def device(self) -> torch.device:
@@ -72,13 +77,15 @@ class Prior:
         Raises UserError where a prompt is empty and no token can start a sequence, and where the
         tokenizer has no tokens for some of its characters.
         """
-        start = [] if self.start_token_id is None else [self.start_token_id]
         unique = {context.row: context for context in contexts}
-        encoded = {c.row: start + self._encode_one(c.prompt) for c in unique.values()}
-        if not all(encoded.values()):
+        encoded = {row: self._cut(self._encode_one(c)) for row, c in unique.items()}
+        empty = [row + 1 for row, tokens in encoded.items() if not tokens]
+        if empty:
+            which = f" (prompt {empty[0]} is empty)" if len(encoded) > 1 else ""
             raise UserError(
-                f"model {self.name} has no beginning-of-sequence token, so a sequence cannot start "
-                "from nothing: set model.start_token=TOKEN, or give prompts=file prompts.path=FILE"
+                "set model.start_token=TOKEN, or give prompts=file prompts.path=FILE without empty "
+                f"prompts{which}: model {self.name} has no beginning-of-sequence token, so a "
+                "sequence cannot start from nothing"
             )
         width = max(map(len, encoded.values()))
         padding = [self.stop_token_ids[0]] * width
@@ -88,27 +95,68 @@ class Prior:
         lengths = torch.tensor(list(map(len, encoded.values())), device=self.device)
         return torch.tensor(padded, device=self.device)[rows], lengths[rows]
 
-    def _encode_one(self, prompt: str) -> list[int]:
-        if not prompt:
-            return []
-        tokens = list(self.tokenizer.encode(prompt, add_special_tokens=False))
-        whole = self.tokenizer.decode(tokens) == prompt
-        lost = "" if whole else unknown_characters(self.tokenizer, prompt)
-        if lost:
-            raise UserError(f"prompt {prompt!r}: model {self.name} has no tokens for {lost!r}")
+    def _encode_one(self, context: Context) -> list[int]:
+        """All tokens of a prompt: the start token, once, but what a chat template writes as is."""
+        chat = context.messages is not None
+        known = self._encoded.get((context.prompt, chat))
+        if known is not None:
+            return known
+        tokens = encode_text(self.tokenizer, self.name, context.prompt)
+        start = self.start_token_id
+        if start is not None and not chat and tokens[:1] != [start]:
+            tokens = [start, *tokens]
+        rows = int(self.plain.get_input_embeddings().weight.shape[0])
+        if max(tokens, default=0) >= rows:
+            raise UserError(
+                f"prompt {context.prompt!r:.80}: it has the token id {max(tokens)}, but model "
+                f"{self.name} embeds {rows:,} tokens: take a prompt without it, or resize the "
+                "model's embeddings"
+            )
+        self._encoded[context.prompt, chat] = tokens
         return tokens
 
-    def decode(self, tokens: Tensor, lengths: Tensor) -> list[str]:
-        """The texts of completions `(N, T)` of `lengths` `(N,)`, without special tokens."""
-        real = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
-        first, place = distinct_rows(torch.cat([lengths[:, None], tokens * real], 1))
-        pairs = zip(tokens[first].tolist(), lengths[first].tolist(), strict=True)
-        texts = self.tokenizer.batch_decode(
-            [row[:length] for row, length in pairs],
-            skip_special_tokens=True,
-            clean_up_tokenization_spaces=False,
+    def _cut(self, tokens: list[int]) -> list[int]:
+        """At most `max_prompt_tokens`: the start token, and the last of the others."""
+        most = self.max_prompt_tokens
+        if most is None or len(tokens) <= most:
+            return tokens
+        kept = tokens[:1] if tokens[0] == self.start_token_id else []
+        return kept + tokens[len(tokens) - most + len(kept) :]
+
+    def count_cut(self, contexts: Sequence[Context]) -> int:
+        """How many of the contexts have more than `max_prompt_tokens` tokens."""
+        most = self.max_prompt_tokens
+        return sum(most is not None and len(self._encode_one(c)) > most for c in contexts)
+
+    def decode(
+        self, prompt_tokens: Tensor, prompt_lengths: Tensor, tokens: Tensor, lengths: Tensor
+    ) -> list[str]:
+        """The texts of N completions as they read after their prompts, without special tokens.
+
+        Args:
+            prompt_tokens: `(N, P)`, padded on the left; `prompt_lengths` `(N,)`.
+            tokens: `(N, T)`, of `lengths` `(N,)`.
+        """
+        width = min(TAIL, prompt_tokens.shape[1])
+        places = torch.arange(width + tokens.shape[1], device=tokens.device)
+        start = (width - prompt_lengths.clamp_max(width))[:, None]
+        end = (width + lengths)[:, None]
+        real = (places >= start) & (places < end)
+        table = torch.cat([prompt_tokens[:, prompt_tokens.shape[1] - width :], tokens], 1) * real
+        first, place = distinct_rows(torch.cat([start, end, table], 1))
+        rows = table[first].tolist()
+        bounds = zip(start[first, 0].tolist(), end[first, 0].tolist(), strict=True)
+        pairs = [(row[i:width], row[width:j]) for row, (i, j) in zip(rows, bounds, strict=True)]
+        texts = texts_after(
+            self.tokenizer,
+            [self._readable(prompt) for prompt, _ in pairs],
+            [completion for _, completion in pairs],
         )
         return [texts[number] for number in place.tolist()]
+
+    def _readable(self, prompt: list[int]) -> list[int]:
+        """Without the start token, which is no text even where it is an ordinary token."""
+        return prompt[1:] if prompt[:1] == [self.start_token_id] else prompt
 
     def check_length(self, prompt_tokens: int, new_tokens: int) -> None:
         """Raises UserError where prompt and completion do not fit the model's context."""

@@ -109,7 +109,7 @@ def _unscored(
         ended=decoded.ended,
         log_policy=decoded.log_probs,
         log_prior=torch.zeros_like(decoded.log_probs),
-        texts=policy.prior.decode(decoded.tokens, decoded.lengths),
+        texts=policy.prior.decode(prompt_tokens, prompt_lengths, decoded.tokens, decoded.lengths),
         reward=torch.zeros(0),
         values=decoded.values,
     )

@@ -88,7 +88,10 @@ class ExactEvaluator:
     def log_target(self, update: int) -> tuple[Tensor, Tensor]:
         """`(S,)` rewards of all texts and `(S,)` log P(x), unnormalised, nats per sequence."""
         if self._scored is None:
-            texts = self.policy.prior.decode(self.sequences.tokens, self.sequences.lengths)
+            tokens, lengths = self.sequences.tokens, self.sequences.lengths
+            prompt, size = (part.cpu() for part in self.policy.prior.encode([Context(0)]))
+            prompts = prompt.expand(len(tokens), -1), size.expand(len(tokens))
+            texts = self.policy.prior.decode(*prompts, tokens, lengths)
             reward = score(self.reward, texts, [Context(0)] * len(texts), update=update).double()
             self._scored = reward, self.log_prior + self.target.log_evidence(reward)
             if bool((self._scored[1] == -torch.inf).all()):

@@ -8,7 +8,11 @@ from klvi.config.schema import EvalConfig, SampleConfig
 from klvi.errors import UserError
 from klvi.training.checkpoint import Checkpoints
 from klvi.training.evaluation import Evaluator
-from klvi.training.run import ADAPTER_FOLDER, CHECKPOINT_FOLDER, assemble_evaluator
+from klvi.training.run import (
+    ADAPTER_FOLDER,
+    CHECKPOINT_FOLDER,
+    assemble_evaluator,
+)
 
 
 def load_policy(config: EvalConfig | SampleConfig) -> tuple[Evaluator, str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import platform
 import shutil
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,14 @@ import yaml
 from rich.text import Text
 
 from klvi.config.defaults import choose
-from klvi.config.schema import MeasureConfig, PPOSection, RolloutSection, TrainConfig
+from klvi.config.schema import (
+    FilePrompts,
+    MeasureConfig,
+    PPOSection,
+    RolloutSection,
+    TrainConfig,
+)
+from klvi.contexts import Context
 from klvi.errors import UserError
 from klvi.metrics.measurement import Metric
 from klvi.models.allocator import keep_freed_memory
@@ -27,6 +34,7 @@ from klvi.models.memory import out_of_memory
 from klvi.models.policy import Policy
 from klvi.models.prior import Prior, load_prior
 from klvi.models.self_check import check_policy
+from klvi.models.text import lay_out
 from klvi.objectives import build_objective
 from klvi.prompts import load_contexts
 from klvi.rewards import build_reward, check_columns
@@ -66,9 +74,12 @@ def assemble_evaluator(config: MeasureConfig, *, adapted: bool) -> Evaluator:
     reward = build_reward(config.reward, device)
     loaded = load_contexts(config.prompts)
     check_columns(reward, loaded)
-    contexts = PromptStream(loaded, config.seed, config.rollout.samples_per_prompt)
     with out_of_memory("loading"):
         prior = load_prior(config.model, device)
+    if isinstance(config.prompts, FilePrompts):
+        prior = replace(prior, max_prompt_tokens=config.prompts.max_tokens)
+        loaded = lay_out(prior.tokenizer, prior.name, loaded, config.prompts.chat)
+    contexts = PromptStream(loaded, config.seed, config.rollout.samples_per_prompt)
     longest = prior.encode(contexts.contexts)[0].shape[1]
     prior.check_length(longest, config.rollout.max_new_tokens)
     config = choose(config, facts_of(prior), longest + config.rollout.max_new_tokens)
@@ -81,13 +92,20 @@ def assemble_evaluator(config: MeasureConfig, *, adapted: bool) -> Evaluator:
         target=build_target(config.target, config.beta),
         reward=reward,
         contexts=contexts,
-        notes=_notes(policy),
+        notes=_notes(policy, loaded),
     )
 
 
-def _notes(policy: Policy) -> list[str]:
-    """What is slower, or left out, than a user would expect of any model."""
-    notes = [
+def _notes(policy: Policy, contexts: Sequence[Context]) -> list[str]:
+    """What the user should know before the run: what is cut, left out, or slower than usual."""
+    notes = []
+    cut = policy.prior.count_cut(contexts)
+    if cut:
+        notes.append(
+            f"prompts.max_tokens={policy.prior.max_prompt_tokens}: the beginning of {cut} of "
+            f"{len(contexts)} prompts is cut off; rewards read them whole"
+        )
+    notes += [
         f"lora.targets: {kind} has no adapter ({why})" for kind, why in policy.left_out.items()
     ]
     if policy.batching != Batching():

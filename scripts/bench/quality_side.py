@@ -72,8 +72,10 @@ def exact_kl(policy: Policy, config: TrainConfig) -> Callable[[], float]:
         view = next_tokens(model, completions)
         return view.log_probs(sequences.tokens).double().sum(1)
 
-    texts = policy.prior.decode(sequences.tokens, sequences.lengths)
-    reward = score(build_reward(config.reward, "cpu"), texts, [""] * count, update=0).double()
+    prompts = completions.prompt_tokens, completions.prompt_lengths
+    texts = policy.prior.decode(*prompts, sequences.tokens, sequences.lengths)
+    contexts = contexts_of([""] * count)
+    reward = score(build_reward(config.reward, "cpu"), texts, contexts, update=0).double()
     with torch.no_grad():
         log_target = (log_probs(policy.prior.model) + reward / config.beta).log_softmax(0)
 

@@ -211,6 +211,26 @@ def test_files_of_rewards_and_prompts(problems: Problems, tmp_path: Path) -> Non
     assert problems("train", "prompts=file", "prompts.path=none.txt") == [
         "prompts.path=none.txt: no such file"
     ]
+    (tmp_path / "folder").mkdir()
+    assert problems("train", "prompts=file", "prompts.path=folder") == [
+        "prompts.path=folder: is a folder; give one of its files"
+    ]
+
+
+def test_arguments_of_a_chat_template_have_any_name(problems: Problems, tmp_path: Path) -> None:
+    (tmp_path / "chats.json").write_text("[]")
+    file = ["prompts=file", "prompts.path=chats.json"]
+    for word in ("enable_thinking=false", "a-b=3", "date='26 Jul, 2024'"):
+        assert problems("train", *file, f"prompts.chat.{word}") == []
+    assert problems("train", "-m", *file, "prompts.chat.enable_thinking=true,false") == []
+    (wrong,) = problems("train", *file, "prompts.chat.a=[1]")
+    assert wrong.startswith("prompts.chat.a=[1]: must be true or false or")
+    (nested,) = problems("train", *file, "prompts.chat.a.b=1")
+    assert nested.startswith("prompts.chat.a.b: unknown key")
+    (taken,) = problems("train", *file, "prompts.chat.tokenize=true")
+    assert "prompts.chat.tokenize: klvi sets it" in taken
+    (other,) = problems("train", "prompts.chat.a=1")
+    assert other == "prompts.chat.a: not a key of prompts=none, but of prompts=file"
     assert problems("train", "reward=lexicon", "reward.path=none.txt", "reward.words=[a]") == [
         "reward.words and reward.path exclude each other: give one of them",
         "reward.path=none.txt: no such file",

@@ -13,6 +13,7 @@ RAW: dict[str, Any] = {
     "model": {"name": "gpt2"},
     "reward": {"name": "sum", "terms": {"mine": {"reward": {"name": "length"}}}},
     "objective": {"name": "gdc"},
+    "prompts": {"name": "file", "chat": {"enable_thinking": False}},
 }
 
 
@@ -30,6 +31,8 @@ RAW: dict[str, Any] = {
         ("reward.terms.mine.reward.unit", True),
         ("reward.terms.mine.reward.text", False),
         ("beta.high", False),
+        ("prompts.chat.enable_thinking", True),
+        ("prompts.chat.enable_thinking.deep", False),
     ],
 )
 def test_keys_follow_the_choices(key: str, known: bool) -> None:
@@ -53,6 +56,10 @@ def test_a_term_that_is_yet_to_come_is_a_key() -> None:
         ("model.trust_remote_code", "true or false"),
         ("evaluation.confidence", "a number, greater than 0 and less than 1"),
         ("reward", "a section"),
+        (
+            "prompts.chat.enable_thinking",
+            "true or false or a whole number or a number or a text",
+        ),
     ],
 )
 def test_what_a_value_may_be(key: str, words: str) -> None:

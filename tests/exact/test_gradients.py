@@ -24,7 +24,9 @@ class Exact:
         policy.model.double()
         disturb(policy, 0.2)
         batch = enumeration.completions
-        self.reward = letter_reward(policy.prior.decode(batch.tokens, batch.lengths)).double()
+        prompts = batch.prompt_tokens, batch.prompt_lengths
+        texts = policy.prior.decode(*prompts, batch.tokens, batch.lengths)
+        self.reward = letter_reward(texts).double()
         self.log_prior = enumeration.log_probs_prior(policy)
         log_joint = self.log_prior + self.reward / BETA
         self.log_z = log_joint.logsumexp(0)

@@ -155,9 +155,7 @@ def test_without_a_start_token_prompts_are_required(tmp_path: Path) -> None:
     config = save_model(tmp_path, special={"eos_token": "<|end|>"})
     prior = load_prior(config)
     assert prior.encode(contexts_of(["ab"]))[0].tolist() == [[64, 65]]
-    with pytest.raises(
-        UserError, match=r"no beginning-of-sequence token.*model\.start_token=TOKEN"
-    ):
+    with pytest.raises(UserError, match=r"^set model\.start_token=TOKEN, or .*prompts\.path=FILE"):
         prior.encode(contexts_of([""]))
     named = load_prior(config.model_copy(update={"start_token": "<|start|>"}))
     assert named.encode(contexts_of([""]))[0].tolist() == [[257]]
@@ -189,7 +187,8 @@ def test_prompts_are_padded_on_the_left(tmp_path: Path) -> None:
 def test_special_tokens_are_not_in_texts(tmp_path: Path) -> None:
     prior = load_prior(save_model(tmp_path))
     tokens = torch.tensor([[64, 65, 256], [66, 256, 64]])
-    assert prior.decode(tokens, torch.tensor([3, 2])) == ["ab", "c"]
+    prompts = prior.encode(contexts_of(["", "x"]))
+    assert prior.decode(*prompts, tokens, torch.tensor([3, 2])) == ["ab", "c"]
 
 
 def test_what_cannot_be_loaded_is_named(tmp_path: Path) -> None:

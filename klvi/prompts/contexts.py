@@ -1,0 +1,89 @@
+"""From the records of a file to contexts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+from klvi.config import schema
+from klvi.contexts import Context
+from klvi.errors import UserError
+from klvi.prompts.files import read_records
+from klvi.prompts.records import Record
+
+MESSAGES = "messages"
+
+Message: TypeAlias = Mapping[str, Any]
+
+
+def load_contexts(config: schema.Prompts) -> list[Context]:
+    """A context per prompt, numbered from 0; a single empty one stands for no prompts.
+
+    A record's prompt is the text, or the list of chat messages, in `prompts.field`; or else its
+    `messages`. What else it holds goes into `columns`. Chats have no text yet: `lay_out` gives it.
+
+    Raises `UserError` for a file that is missing, empty or not what it should be.
+    """
+    if isinstance(config, schema.NoPrompts):
+        return [Context(0)]
+    contexts = [_context(row, r, config) for row, r in enumerate(read_records(config))]
+    if config.chat and not any(context.messages for context in contexts):
+        raise UserError(
+            f"prompts.chat: for a chat template, but {config.path} has texts; give `messages`"
+        )
+    return contexts
+
+
+def _context(row: int, record: Record, config: schema.FilePrompts) -> Context:
+    field, values = config.field, record.values
+    if field not in values and MESSAGES in values and field == _default_field():
+        field = MESSAGES
+    if field not in values:
+        known = ", ".join(values) or "none"
+        raise UserError(f"{record.place}: no field {field!r} (it has: {known}); set prompts.field")
+    value = values[field]
+    _check_characters(record.place, field, value)
+    columns = {name: other for name, other in values.items() if name != field}
+    if isinstance(value, str):
+        return Context(row, value, columns)
+    if not isinstance(value, list):
+        raise UserError(f"{record.place}: field {field!r} is not a text, nor a list of messages")
+    messages = [_message(f"{record.place}: field {field!r}", item) for item in value]
+    _check_end(f"{record.place}: field {field!r}", messages, config.chat)
+    return Context(row, columns={**columns, MESSAGES: messages}, messages=messages)
+
+
+def _default_field() -> str:
+    return str(schema.FilePrompts.model_fields["field"].default)
+
+
+def _check_characters(place: str, field: str, value: object) -> None:
+    try:
+        json.dumps(value, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{place}: field {field!r} has half of a surrogate pair, which is no character"
+        ) from error
+
+
+def _message(place: str, item: object) -> Message:
+    if not isinstance(item, Mapping):
+        raise UserError(f"{place} is not a text, nor a list of messages with role and content")
+    # Tables have every key in every row.
+    message = {key: value for key, value in item.items() if value is not None}
+    content = message.get("content", [] if "tool_calls" in message else None)
+    if not isinstance(message.get("role"), str) or not isinstance(content, str | list):
+        known = ", ".join(message) or "none"
+        raise UserError(f"{place}: a message needs role and content (it has: {known})")
+    return message
+
+
+def _check_end(place: str, messages: list[Message], chat: Mapping[str, object]) -> None:
+    if not messages:
+        raise UserError(f"{place} has no message: give at least the user's")
+    if messages[-1]["role"] == "assistant" and not chat.get("continue_final_message"):
+        raise UserError(
+            f"{place} ends with the assistant's message: end it with the user's, "
+            "or have it continued with prompts.chat.continue_final_message=true"
+        )
