@@ -22,7 +22,7 @@ class RewardError(Exception):
 def score(
     reward: Reward, texts: Sequence[str], contexts: Sequence[Context], *, update: int
 ) -> Tensor:
-    """The checked scores `(N,)`, float32 on the CPU, of N completions.
+    """The checked scores `(N,)`, float64 on the CPU, of N completions.
 
     Raises `UserError`, naming the reward, the sample and the update, where the reward raises or
     returns anything but N finite numbers; the reward's own exception is the cause.
@@ -56,7 +56,7 @@ def _check(name: str, values: object, texts: Sequence[str]) -> Tensor:
     if len(values) != len(texts):
         raise RewardError(f"reward {name} returned {len(values)} values for {len(texts)} samples")
     numbers = [_number(value) for value in values]
-    scores = torch.tensor([0.0 if n is None else n for n in numbers], dtype=torch.float32)
+    scores = torch.tensor([0.0 if n is None else n for n in numbers], dtype=torch.float64)
     if None not in numbers and bool(scores.isfinite().all()):
         return scores
     for index, number in enumerate(numbers):

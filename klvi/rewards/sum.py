@@ -27,7 +27,7 @@ class WeightedSum:
 
     def __call__(self, texts: Sequence[str], contexts: Sequence[Context]) -> Tensor:
         """Score N completions: `(N,)`."""
-        total = torch.zeros(len(texts))
+        total = torch.zeros(len(texts), dtype=torch.float64)
         for label, (weight, reward) in self.terms.items():
             name = f"{self.name}.{label} ({reward.name})"
             total += weight * evaluate(reward, texts, contexts, name)

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from klvi.contexts import Context
 from klvi.models.decoding import Decoded, decode
+from klvi.models.graph_decoding import graph_decode
 from klvi.models.packing import LEAST_STEPS
 from klvi.models.policy import Policy
 from klvi.models.scoring import (
@@ -94,6 +95,8 @@ def _unscored(
     prompt_lengths: Tensor,
     decoded: Decoded,
 ) -> Samples:
+    # An engine with kernels of its own does not say what it drew from.
+    known = policy.decoder in {decode, graph_decode}
     return Samples(
         contexts=list(contexts),
         prompt_tokens=prompt_tokens,
@@ -106,6 +109,7 @@ def _unscored(
         texts=policy.prior.decode(decoded.tokens, decoded.lengths),
         reward=torch.zeros(0),
         values=decoded.values,
+        log_density=decoded.log_probs.double().sum(1) if known else None,
     )
 
 

@@ -25,6 +25,8 @@ class Optimisation:
 
     def __init__(self, policy: Policy, config: OptimSection, updates: int) -> None:
         self.parameters = policy.parameters()
+        self.adapter = policy.adapter_parameters()
+        self.head = self.parameters[len(self.adapter) :]
         self.max_grad_norm = config.max_grad_norm
         self.optimizer = _optimizer(policy, config)
         self.scheduler: LambdaLR = get_scheduler(
@@ -43,11 +45,17 @@ class Optimisation:
     def step(self) -> float:
         """Clip, step, and clear the gradients; returns the gradient's norm before clipping.
 
-        A gradient that is not finite moves nothing: it would spoil every weight.
+        A gradient that is not finite moves nothing: it would spoil every weight. Nor does one that
+        is exactly 0, of the adapter or of the value head: neither momentum nor weight decay is
+        then applied to it.
         """
+        for part in (self.adapter, self.head):
+            if not any(bool(p.grad.any()) for p in part if p.grad is not None):
+                for parameter in part:
+                    parameter.grad = None
         limit = torch.inf if self.max_grad_norm is None else self.max_grad_norm
         norm = float(nn.utils.clip_grad_norm_(self.parameters, limit))
-        if norm < torch.inf:
+        if 0 < norm < torch.inf:
             self.optimizer.step()
         self.optimizer.zero_grad()
         return norm

@@ -30,7 +30,7 @@ from klvi.targets import build_target
 from klvi.tracking import Output, Tracker, build_tracker, exact_entries, flatten, warning
 from klvi.training.checkpoint import Checkpoints
 from klvi.training.evaluation import Evaluator
-from klvi.training.loop import Loop, Record
+from klvi.training.loop import Diverged, Loop, Record
 from klvi.training.optimisation import Optimisation
 from klvi.training.prompt_stream import PromptStream
 
@@ -148,6 +148,8 @@ class Run:
         self.loop.on_update.append(self._log)
         try:
             self._run_loop()
+        except Diverged:
+            raise
         except UserError:
             # A reward that fails does so before the policy moves: what was reached is whole.
             if not self.loop.learning:
@@ -166,6 +168,9 @@ class Run:
     def _log(self, record: Record) -> None:
         update = record["update"]
         due = update % self.config.evaluation.every == 0 or update == self.config.updates
+        kept = update % self.config.checkpoint.every == 0 or update == self.config.updates
+        if due or kept:
+            self.loop.check_policy()
         if due:
             started = time.perf_counter()
             samples = self._evaluate(update)
@@ -176,7 +181,7 @@ class Run:
         self.tracker.log_update(record)
         if due:
             self.tracker.log_evaluation(update, self.metrics, samples)
-        if update and (update % self.config.checkpoint.every == 0 or update == self.config.updates):
+        if update and kept:
             self.checkpoints.save(self.loop)
 
     def _evaluate(self, update: int) -> Any:
