@@ -25,7 +25,12 @@ def _check_folder(config: TrainConfig, directory: Path) -> None:
     """Raises UserError where the folder holds another run, or this one finished."""
     if not (directory / "config.yaml").exists():
         return
-    same = TrainConfig.model_validate(run_config(directory)) == config
+    stored = TrainConfig.model_validate(run_config(directory))
+    rollout = config.rollout
+    if rollout.samples_per_prompt is None:
+        chosen = {"samples_per_prompt": stored.rollout.samples_per_prompt}
+        config = config.model_copy(update={"rollout": rollout.model_copy(update=chosen)})
+    same = stored == config
     if not same or (directory / "adapter").exists():
         what = "this run, finished" if same else "another run"
         raise UserError(f"hydra.run.dir={directory}: holds {what}; choose another folder")

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from klvi.config.groups import SAMPLES, SAMPLES_PER_PROMPT
 from klvi.config.validation import spelled
 
 Values = Mapping[str, Any]
@@ -206,8 +207,6 @@ def _prompts(values: Values) -> Iterator[str]:
         yield "prompts.path: is missing; give a file of texts or JSON lines"
     elif path and not Path(path).expanduser().is_file():
         yield f"prompts.path={path}: no such file"
-    if values.get("model.name") == "enumerable":
-        yield "prompts=file: model=enumerable takes no prompts; use prompts=none"
 
 
 def _objective(values: Values) -> Iterator[str]:
@@ -219,10 +218,21 @@ def _objective(values: Values) -> Iterator[str]:
 
 
 def _sizes(values: Values) -> Iterator[str]:
-    for small, large in (
-        ("objective.minibatches", "batch_size"),
-        ("evaluation.ess_floor", "evaluation.samples"),
+    groups = values.get("prompts.name", "none") != "none"
+    samples = ("evaluation.samples", None if groups else SAMPLES)
+    if groups and values.get("evaluation.samples") is None:
+        samples = ("evaluation.samples_per_prompt", SAMPLES_PER_PROMPT)
+    for small, large, default in (
+        ("objective.minibatches", "batch_size", None),
+        ("rollout.samples_per_prompt", "batch_size", None),
+        ("evaluation.ess_floor", *samples),
     ):
         low, high = values.get(small), values.get(large)
+        if large in values and high is None:
+            high = default
         if low is not None and high is not None and low > high:
             yield f"{small}={spelled(low)}: must be at most {large}={spelled(high)}"
+    totals = ("evaluation.samples", "evaluation.prompts", "evaluation.samples_per_prompt")
+    given = [f"{key}={spelled(values[key])}" for key in totals if values.get(key) is not None]
+    if groups and len(given) == len(totals):
+        yield f"{' '.join(given)}: any two of them give the third; leave one null"

@@ -26,11 +26,16 @@ CONTROL_DEGREES = 30
 
 
 class LogProbabilities(NamedTuple):
-    """Log-probabilities of sequences, `(N,)` each, nats per sequence; `target` is unnormalised."""
+    """Log-probabilities of sequences, `(N,)` each, nats per sequence; `target` is unnormalised.
+
+    `drawn` is by how much the density of what drew each lies above that of the policy or prior
+    that it stands for: a decoder's weights may be rounded. None where they are the same.
+    """
 
     policy: Tensor
     prior: Tensor
     target: Tensor
+    drawn: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,12 @@ def mixture(policy: LogProbabilities, prior: LogProbabilities | None = None) -> 
     if len(sets) > 1:
         shares = [math.log(size / sum(sizes)) for size in sizes]
         log_proposal = torch.logaddexp(log_policy + shares[0], log_prior + shares[1])
+    # The balance heuristic's shares are those of the densities that are scored, which every sample
+    # has; each sample is divided by the density of what drew it. Shares that sum to 1 at every x
+    # keep the estimates unbiased, whatever they are (Veach and Guibas 1995).
+    log_proposal = log_proposal + torch.cat(
+        [torch.zeros_like(p.policy) if p.drawn is None else p.drawn for p in sets]
+    )
     strata = torch.repeat_interleave(torch.arange(len(sets)), torch.tensor(sizes))
     policy_ratio = (log_policy - log_proposal).exp()
     log_weight = log_target - log_proposal

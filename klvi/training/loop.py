@@ -33,7 +33,7 @@ PROBED = 4
 T = TypeVar("T")
 
 
-class Diverged(UserError):
+class DivergenceError(UserError):
     """The policy is spoiled: what it has become must not be kept."""
 
 
@@ -222,7 +222,7 @@ class Loop:
         )
 
     def check_policy(self) -> None:
-        """Raises Diverged where the policy as it is now gives no finite log-probabilities.
+        """Raises DivergenceError where the policy as it is now gives no finite log-probabilities.
 
         On a few samples of the last rollout: weights can be finite, and what they compute not.
         """
@@ -231,11 +231,11 @@ class Loop:
             self._check("the log-probabilities are", log_policy, update=self.update)
 
     def _check(self, what: str, *values: Tensor | None, update: int | None = None) -> None:
-        """Raises Diverged, naming the update and the remedy, where not all values are finite."""
+        """Raises DivergenceError, with update and remedy, where not all values are finite."""
         if all(value is None or bool(value.isfinite().all()) for value in values):
             return
         update = self.update + 1 if update is None else update
-        raise Diverged(
+        raise DivergenceError(
             f"update {update}: {what} no longer finite: lower optim.lr={self.config.optim.lr:g}, "
             f"scale the reward or beta={self.config.beta:g}, or use model.dtype=float32; "
             "the last checkpoint is intact"

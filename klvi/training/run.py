@@ -9,16 +9,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import yaml
 
-from klvi.config.schema import MeasureConfig, PPOSection, RolloutSection, TrainConfig
+from klvi.config.groups import check_groups, samples_per_prompt
+from klvi.config.schema import (
+    EnumerableModelConfig,
+    MeasureConfig,
+    PPOSection,
+    RolloutSection,
+    TrainConfig,
+)
 from klvi.errors import UserError
 from klvi.metrics.measurement import Metric
 from klvi.models.allocator import keep_freed_memory
 from klvi.models.decoding import Decoder, decode
+from klvi.models.embedded.enumerable import check_letters
 from klvi.models.graph_decoding import graph_decode
 from klvi.models.policy import Policy
 from klvi.models.prior import Prior, load_prior
@@ -30,13 +38,14 @@ from klvi.targets import build_target
 from klvi.tracking import Output, Tracker, build_tracker, exact_entries, flatten, warning
 from klvi.training.checkpoint import Checkpoints
 from klvi.training.evaluation import Evaluator
-from klvi.training.loop import Diverged, Loop, Record
+from klvi.training.loop import DivergenceError, Loop, Record
 from klvi.training.optimisation import Optimisation
 from klvi.training.prompt_stream import PromptStream
 
 CONFIG_FILE = "config.yaml"
 ADAPTER_FOLDER = "adapter"
 CHECKPOINT_FOLDER = "checkpoints"
+C = TypeVar("C", bound=MeasureConfig)
 PACKAGES = ("klvi", "torch", "transformers", "trl", "peft", "accelerate", "hydra-core")
 
 
@@ -50,9 +59,11 @@ def assemble_evaluator(config: MeasureConfig, *, adapted: bool) -> Evaluator:
         torch.set_num_threads(config.threads)
     device = choose_device(config.device)
     reward = build_reward(config.reward, device)
-    contexts = PromptStream(
-        load_contexts(config.prompts), config.seed, config.rollout.samples_per_prompt
-    )
+    rows = load_contexts(config.prompts)
+    config = with_groups(config, len(rows))
+    contexts = PromptStream(rows, config.seed, config.rollout.samples_per_prompt or 1)
+    if isinstance(config.model, EnumerableModelConfig):
+        check_letters(rows, config.model.letters)
     prior = load_prior(config.model, device)
     longest = prior.encode(contexts.contexts)[0].shape[1]
     prior.check_length(longest, config.rollout.max_new_tokens)
@@ -65,6 +76,21 @@ def assemble_evaluator(config: MeasureConfig, *, adapted: bool) -> Evaluator:
         reward=reward,
         contexts=contexts,
     )
+
+
+def with_groups(config: C, contexts: int) -> C:
+    """The configuration with the completions that each prompt gets in a rollout.
+
+    Raises UserError where they are too few for the objective.
+    """
+    if not isinstance(config, TrainConfig):
+        return config
+    size = config.rollout.samples_per_prompt
+    if size is None:
+        size = samples_per_prompt(config.objective, contexts, config.batch_size)
+    check_groups(config.objective, contexts, size, config.batch_size)
+    rollout = config.rollout.model_copy(update={"samples_per_prompt": size})
+    return config.model_copy(update={"rollout": rollout})
 
 
 def _decoder(rollout: RolloutSection, prior: Prior, longest: int) -> Decoder:
@@ -121,6 +147,7 @@ class Run:
         the run can then be resumed from what it had reached.
         """
         self.evaluator = assemble_evaluator(self.config, adapted=True)
+        self.config = with_groups(self.config, len(self.evaluator.contexts.contexts))
         self.loop = assemble_loop(self.config, self.evaluator)
         self.checkpoints = Checkpoints(
             self.directory / CHECKPOINT_FOLDER, self.config.checkpoint.keep
@@ -148,7 +175,7 @@ class Run:
         self.loop.on_update.append(self._log)
         try:
             self._run_loop()
-        except Diverged:
+        except DivergenceError:
             raise
         except UserError:
             # A reward that fails does so before the policy moves: what was reached is whole.
