@@ -76,15 +76,17 @@ class ExactEvaluator:
         assert isinstance(model, EnumerableModelConfig)
         end = self.policy.prior.stop_token_ids[0]
         length = self.config.rollout.max_new_tokens
-        found = enumerate_sequences(range(model.letters), end, length, MOST_SEQUENCES)
-        count = len(found) * len(self.contexts)
+        return enumerate_sequences(range(model.letters), end, length, MOST_SEQUENCES)
+
+    def check_size(self) -> None:
+        """Raises UserError where all sequences of all contexts are too many to list."""
+        count = len(self.sequences) * len(self.contexts)
         if count > MOST_SEQUENCES:
             raise UserError(
-                f"prompts.path: {len(self.contexts):,} prompts with {len(found):,} sequences each "
-                f"are more than the {MOST_SEQUENCES:,} that exact evaluation lists; give fewer "
-                "prompts, or a smaller model.letters or model.length"
+                f"prompts.path: {len(self.contexts):,} prompts with {len(self.sequences):,} "
+                f"sequences each are more than the {MOST_SEQUENCES:,} that exact evaluation lists; "
+                "give fewer prompts, or a smaller model.letters or model.length"
             )
-        return found
 
     @cached_property
     def log_priors(self) -> Tensor:

@@ -20,6 +20,7 @@ from klvi.config.schema import (
     MeasureConfig,
     PPOSection,
     RolloutSection,
+    SampleConfig,
     TrainConfig,
 )
 from klvi.errors import UserError
@@ -69,13 +70,16 @@ def assemble_evaluator(config: MeasureConfig, *, adapted: bool) -> Evaluator:
     prior.check_length(longest, config.rollout.max_new_tokens)
     policy = Policy(prior, config.lora if adapted else None, config.seed)
     policy.decoder = _decoder(config.rollout, prior, longest + config.rollout.max_new_tokens)
-    return Evaluator(
+    evaluator = Evaluator(
         config=config,
         policy=policy,
         target=build_target(config.target, config.beta),
         reward=reward,
         contexts=contexts,
     )
+    if evaluator.enumeration is not None and not isinstance(config, SampleConfig):
+        evaluator.enumeration.check_size()
+    return evaluator
 
 
 def with_groups(config: C, contexts: int) -> C:

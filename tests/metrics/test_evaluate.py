@@ -331,9 +331,8 @@ def test_the_worst_prompt_is_named_when_it_is_refused():
 def test_prompts_with_a_single_sample_have_no_z_but_an_elbo():
     samples = made(40, prompts=[str(i) for i in range(40)])
     found = measure(samples)
-    assert (
-        found["eval/log_z"].reason == "prompt 0 ('0') has a single sample, and Z is a prompt's own"
-    )
+    reason = "prompt 0 ('0') has a single sample, and Z is a prompt's own"
+    assert found["eval/log_z"].reason == reason
     expected = float((log_target(samples) - samples.log_policy_sequence).double().mean())
     assert found["eval/elbo"].value == pytest.approx(expected, abs=1e-6)
 
