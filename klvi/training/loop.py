@@ -107,6 +107,8 @@ class Loop:
             self._renew_proposal(samples, log_target)
             if signals:
                 statistics |= self.learn(samples, signals, generator)
+            else:
+                self.optimisation.step()
         self._check("the weights are", *(p.detach() for p in self.policy.parameters()))
         self.update += 1
         self.learning = False

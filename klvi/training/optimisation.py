@@ -55,7 +55,7 @@ class Optimisation:
                     parameter.grad = None
         limit = torch.inf if self.max_grad_norm is None else self.max_grad_norm
         norm = float(nn.utils.clip_grad_norm_(self.parameters, limit))
-        if 0 < norm < torch.inf:
+        if norm < torch.inf:
             self.optimizer.step()
         self.optimizer.zero_grad()
         return norm
