@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+LONGEST_TITLE = 60
+
 
 @dataclass(frozen=True)
 class Context:
@@ -22,6 +24,13 @@ class Context:
     prompt: str = ""
     columns: Mapping[str, Any] = field(default_factory=dict)
     messages: Sequence[Mapping[str, Any]] | None = None
+
+    @property
+    def title(self) -> str:
+        """Its row and the beginning of its prompt, to name it by."""
+        prompt = " ".join(self.prompt.split())
+        shown = prompt if len(prompt) <= LONGEST_TITLE else f"{prompt[: LONGEST_TITLE - 1]}…"
+        return f"prompt {self.row} ({shown!r})"
 
 
 def contexts_of(prompts: Sequence[str]) -> list[Context]:

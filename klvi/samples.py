@@ -40,6 +40,9 @@ class Samples:
             nats; None where it was not computed.
         values: `(N, T)` value head's estimate at each sampled prefix, in units of the reward;
             None without a value head.
+        log_density: `(N,)` log-density of what drew each, nats per sequence. A decoder whose
+            weights are merged and rounded differs from the policy as it is trained by nats in low
+            precision. None where the engine does not say; `log_policy` then stands in.
     """
 
     contexts: list[Context]
@@ -55,6 +58,7 @@ class Samples:
     entropy: Tensor | None = None
     kl: Tensor | None = None
     values: Tensor | None = None
+    log_density: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -82,13 +86,18 @@ class Samples:
 
     @property
     def log_policy_sequence(self) -> Tensor:
-        """`(N,)` log π(x), nats per sequence."""
-        return self.log_policy.sum(1)
+        """`(N,)` log π(x), nats per sequence, float64."""
+        return self.log_policy.double().sum(1)
 
     @property
     def log_prior_sequence(self) -> Tensor:
-        """`(N,)` log π0(x), nats per sequence."""
-        return self.log_prior.sum(1)
+        """`(N,)` log π0(x), nats per sequence, float64."""
+        return self.log_prior.double().sum(1)
+
+    @property
+    def resolution(self) -> Tensor:
+        """`(N,)` nats within which log π(x) and log π0(x) are known; see `resolution_of`."""
+        return resolution_of(self.log_policy, self.mask) + resolution_of(self.log_prior, self.mask)
 
     def with_reward(self, reward: Tensor) -> Samples:
         """The same samples, scored: `reward` is `(N,)` or `(N, M)`."""
@@ -146,6 +155,24 @@ class Samples:
             return torch.cat(values)
 
         return Samples(**{f.name: join(f.name) for f in fields(Samples)})
+
+
+# Roundings that a token's log-probability collects on its way through a model, in units of eps.
+ROUNDINGS = 16.0
+
+
+def resolution_of(log_probs: Tensor, mask: Tensor) -> Tensor:
+    """`(N,)` nats, float64, by which rounding may move the sum of `log_probs` `(N, T)`.
+
+    A log-probability is a difference of logits of its own size and of order 1, each rounded to
+    `eps` of the type it is computed in, several times. Two passes over the same weights, in
+    different batches, differ by less.
+
+    Args:
+        mask: `(N, T)` bool, True at the tokens.
+    """
+    size = torch.where(mask, 1.0 + log_probs.double().abs(), 0.0).sum(1)
+    return ROUNDINGS * torch.finfo(log_probs.dtype).eps * size
 
 
 def distinct_rows(table: Tensor) -> tuple[Tensor, Tensor]:

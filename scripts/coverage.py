@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from klvi.config.compose import composer, to_config
+from klvi.config.groups import PRIOR_SAMPLES
 from klvi.config.schema import TrainConfig
 from klvi.contexts import contexts_of
 from klvi.metrics import text
@@ -112,7 +113,7 @@ def measured(
 def coverage(loop: Loop, exact: ExactEvaluator, samples: int, repetitions: int) -> dict[str, str]:
     """Per metric the share of intervals that hold the exact value."""
     config = loop.config
-    sizes = (samples, config.evaluation.prior_samples)
+    sizes = (samples, config.evaluation.prior_samples or PRIOR_SAMPLES)
     evaluation = config.evaluation.model_copy(update={"samples": samples})
     exact = replace(exact, config=config.model_copy(update={"evaluation": evaluation}))
     truth = exact.evaluate(loop.update)

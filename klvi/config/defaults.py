@@ -16,7 +16,7 @@ from klvi.config.schema import EnumerableModelConfig, MeasureConfig, ModelConfig
 C = TypeVar("C", bound=MeasureConfig)
 
 # The keys that may be null until a model is loaded; in the run's config.yaml none of them is.
-CHOSEN = ("model.dtype", "optim.lr", "rollout.batch_size")
+CHOSEN = ("model.dtype", "optim.lr", "rollout.batch_size", "rollout.samples_per_prompt")
 # LoRA at rank 16: 2e-3 for `tiny`, and for 7 to 8 billion parameters the 1e-4 to 2e-4 of common
 # practice (Hu et al. 2021, arXiv 2106.09685, table 12; Dettmers et al. 2023, arXiv 2305.14314,
 # section B.2; with the same fall of the optimum as the model grows).
@@ -109,8 +109,12 @@ def with_dtype(
 def chosen(before: MeasureConfig, after: MeasureConfig) -> dict[str, Any]:
     """The keys of `CHOSEN` that were null in `before`, with their values in `after`."""
     old, new = before.model_dump(), after.model_dump()
-    keys = [key for key in CHOSEN if _value(old, key) is None]
-    return {key: _value(new, key) for key in keys if _value(new, key) is not None}
+    values = {key: _value(new, key) for key in CHOSEN if _value(old, key) is None}
+    # One completion of a prompt is what anybody expects.
+    single = "rollout.samples_per_prompt", 1
+    return {
+        key: value for key, value in values.items() if value is not None and (key, value) != single
+    }
 
 
 def same_run(config: TrainConfig, stored: TrainConfig) -> bool:

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from klvi.config.groups import SAMPLES, SAMPLES_PER_PROMPT
 from klvi.config.reward_rules import Values, broken_reward_rules, missing_folder
 from klvi.config.validation import spelled
 
@@ -144,8 +145,6 @@ def _prompts(values: Values) -> Iterator[str]:
     for key in values:
         if key.startswith("prompts.chat.") and key.removeprefix("prompts.chat.") in CHAT_OF_KLVI:
             yield f"{key}: klvi sets it itself; leave it out"
-    if values.get("model.name") == "enumerable":
-        yield "prompts=file: model=enumerable takes no prompts; use prompts=none"
 
 
 def _objective(values: Values) -> Iterator[str]:
@@ -157,10 +156,21 @@ def _objective(values: Values) -> Iterator[str]:
 
 
 def _sizes(values: Values) -> Iterator[str]:
-    for small, large in (
-        ("objective.minibatches", "batch_size"),
-        ("evaluation.ess_floor", "evaluation.samples"),
+    groups = values.get("prompts.name", "none") != "none"
+    samples = ("evaluation.samples", None if groups else SAMPLES)
+    if groups and values.get("evaluation.samples") is None:
+        samples = ("evaluation.samples_per_prompt", SAMPLES_PER_PROMPT)
+    for small, large, default in (
+        ("objective.minibatches", "batch_size", None),
+        ("rollout.samples_per_prompt", "batch_size", None),
+        ("evaluation.ess_floor", *samples),
     ):
         low, high = values.get(small), values.get(large)
+        if large in values and high is None:
+            high = default
         if low is not None and high is not None and low > high:
             yield f"{small}={spelled(low)}: must be at most {large}={spelled(high)}"
+    totals = ("evaluation.samples", "evaluation.prompts", "evaluation.samples_per_prompt")
+    given = [f"{key}={spelled(values[key])}" for key in totals if values.get(key) is not None]
+    if groups and len(given) == len(totals):
+        yield f"{' '.join(given)}: any two of them give the third; leave one null"

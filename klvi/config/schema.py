@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -136,7 +136,7 @@ class RolloutSection(Section):
     max_new_tokens: Annotated[int, Field(ge=1)] = 48
     batch_size: Annotated[int, Field(ge=1)] | None = None
     micro_batch_tokens: Annotated[int, Field(ge=1)] | None = None
-    samples_per_prompt: Annotated[int, Field(ge=1)] = 1
+    samples_per_prompt: Annotated[int, Field(ge=1)] | None = None
     engine: Literal["torch", "graph", "vllm"] = "torch"
     engine_memory: Annotated[float, Field(gt=0, lt=1)] = 0.3
 
@@ -144,8 +144,10 @@ class RolloutSection(Section):
 class EvaluationSection(Section):
     """How often and how precisely the policy is measured."""
 
-    samples: Annotated[int, Field(ge=2)] = 512
-    prior_samples: Annotated[int, Field(ge=2)] = 1024
+    samples: Annotated[int, Field(ge=2)] | None = None
+    prior_samples: Annotated[int, Field(ge=2)] | None = None
+    prompts: Annotated[int, Field(ge=2)] | None = None
+    samples_per_prompt: Annotated[int, Field(ge=2)] | None = None
     every: Annotated[int, Field(ge=1)] = 20
     ess_floor: Annotated[float, Field(ge=1)] = 30.0
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
@@ -261,6 +263,8 @@ Target = Annotated[PosteriorTarget | ConstraintTarget, Field(discriminator="name
 class PPOSection(Section):
     """Proximal policy optimisation (Schulman et al. 2017, arXiv 1707.06347)."""
 
+    needs_groups: ClassVar[bool] = False
+    name: str
     epochs: Annotated[int, Field(ge=1)] = 4
     minibatches: Annotated[int, Field(ge=1)] = 1
     clip: Annotated[float, Field(gt=0)] = 0.2
@@ -288,6 +292,7 @@ class KLObjective(PPOSection):
 class GDCObjective(Section):
     """Forward KL to the target by distributional policy gradients."""
 
+    needs_groups: ClassVar[bool] = True
     name: Literal["gdc"]
     proposal: Literal["policy", "adaptive", "mixture"] = "policy"
     prior_share: Annotated[float, Field(gt=0, lt=1)] = 0.5

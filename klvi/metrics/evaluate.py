@@ -4,18 +4,37 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from klvi.metrics import estimators, text
-from klvi.metrics.intervals import ROOM, bounded_interval, interval, with_room
+from klvi.metrics.intervals import (
+    ROOM,
+    Estimate,
+    average,
+    bounded_interval,
+    interval,
+    with_room,
+)
 from klvi.metrics.measurement import Measurement, Metric, Unavailable
 from klvi.metrics.target import Trust, target_metrics
 from klvi.samples import Samples
 
 FEWEST_SAMPLES = 2
+FOLDED, PERPLEXITY = "eval/folded_reward_std", "eval/perplexity_prior"
+# Means of variables that lie between two bounds.
+BOUNDED = frozenset(
+    {
+        "eval/reward",
+        *(f"eval/repetition_{n}" for n in text.ORDERS[1:]),
+        "eval/longest_run",
+        "eval/length",
+        "eval/eos",
+    }
+)
 
 
 def evaluate(
@@ -25,12 +44,16 @@ def evaluate(
     beta: float,
     prior_samples: Samples | None = None,
     prior_log_target: Tensor | None = None,
+    contexts: int | None = None,
     log_z_bound: float = -math.inf,
     ess_floor: float = 30.0,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Metric]:
     """Every metric that klvi reports, by its name, each with an interval or the reason for none.
+
+    Each is estimated for each context by itself, and then averaged; intervals are those of the
+    mean over all contexts.
 
     Args:
         samples: scored samples of the policy.
@@ -40,6 +63,8 @@ def evaluate(
         prior_samples: scored samples of the prior whose `log_policy` is that of the current policy;
             they reach the parts of the target that a collapsed policy does not.
         prior_log_target: `(N0,)` log P of `prior_samples`.
+        contexts: how many there are in all, of which those of the samples are a random subset; None
+            where they are all.
         log_z_bound: a lower bound on log Z known from elsewhere, such as the largest lower end of
             `eval/elbo` or `eval/log_z` so far; an estimate clearly below it is refused, as its
             samples then miss part of the target.
@@ -56,69 +81,140 @@ def evaluate(
         raise ValueError(f"metrics need at least {FEWEST_SAMPLES} samples, not {len(samples)}")
     if (prior_samples is None) != (prior_log_target is None):
         raise ValueError("prior_samples and prior_log_target come together")
-    strata = _prompt_strata(samples)
+    log_target = log_target.cpu().double()
+    share = len(samples.context.unique()) / contexts if contexts is not None else 1.0
     trust = Trust(ess_floor=ess_floor, log_z_bound=log_z_bound, confidence=confidence)
-    return {
-        "eval/reward": _reward(samples, prior_samples, strata, confidence),
-        **_policy_metrics(samples, strata, confidence),
-        **target_metrics(samples, log_target, prior_samples, prior_log_target, trust),
-        "eval/folded_reward_std": _folded_reward_std(samples, log_target, beta, strata, confidence),
-        **_text_metrics(samples, strata, confidence, seed),
+    found = _averaged(samples, log_target, beta, share, seed)
+    ranges = {
+        **_reward_range(samples, prior_samples),
+        **_text_ranges(samples.tokens.shape[1]),
     }
+    metrics: dict[str, Metric] = {}
+    for name, estimate in found.items():
+        if isinstance(estimate, Unavailable):
+            metrics[name] = estimate
+        elif name in ranges:
+            metrics[name] = bounded_interval(estimate, confidence, *ranges[name])
+        else:
+            metrics[name] = _measurement(name, estimate, beta, confidence)
+    metrics |= target_metrics(samples, log_target, prior_samples, prior_log_target, trust, share)
+    return {name: _finite(metric, beta) for name, metric in metrics.items()}
 
 
-def _prompt_strata(samples: Samples) -> Tensor | None:
-    """`(N,)` prompt numbers, or None with one prompt or where a prompt has a single sample."""
-    rows, strata = samples.context.unique(return_inverse=True)
-    if len(rows) == 1 or int(torch.bincount(strata).min()) == 1:
-        return None
-    numbered: Tensor = strata
-    return numbered
+def _finite(metric: Metric, beta: float) -> Metric:
+    if isinstance(metric, Unavailable):
+        return metric
+    if all(map(math.isfinite, (metric.value, metric.low, metric.high))):
+        return metric
+    return Unavailable(f"beyond the range of 64-bit numbers at beta={beta:g} and these rewards")
 
 
-def _reward(
-    samples: Samples, prior_samples: Samples | None, strata: Tensor | None, confidence: float
-) -> Measurement:
-    """The mean reward, over scorers where there are several.
+def _averaged(
+    samples: Samples, log_target: Tensor, beta: float, share: float, seed: int
+) -> dict[str, Estimate | Unavailable]:
+    """What is said of the policy's samples alone, by metric: the mean over contexts."""
+    groups = _groups(samples)
+    parts = [
+        _estimates(samples.select(rows), log_target[rows.cpu()], beta, seed) for rows in groups
+    ]
+    weights = [len(rows) / len(samples) for rows in groups]
+    excluded = int((log_target == -math.inf).sum())
+    found: dict[str, Estimate | Unavailable] = {}
+    for name in parts[0]:
+        missing = [
+            f"{reason} ({samples.contexts[int(rows[0])].title})" if len(groups) > 1 else reason
+            for rows, part in zip(groups, parts, strict=True)
+            if (reason := _reason(part[name]))
+        ]
+        if name == FOLDED and excluded:
+            found[name] = Unavailable(
+                f"infinite: {excluded} of {len(samples)} samples violate the constraint"
+            )
+        elif missing:
+            found[name] = Unavailable(missing[0])
+        else:
+            estimates = [e for part in parts if isinstance(e := part[name], Estimate)]
+            mean = average(estimates, weights, share)
+            found[name] = _of_bounded(mean, share) if name in BOUNDED else mean
+    return found
 
-    Its range is taken to be that of the rewards of policy and prior. One that never varied may yet
-    do so: it is taken to reach from its value to 0, and a constant 0 to reach 1 either way.
-    """
-    sets = [samples] if prior_samples is None else [samples, prior_samples]
-    rewards = [part.reward.cpu().double().reshape(len(part), -1).mean(1) for part in sets]
-    seen = torch.cat(rewards)
-    low, high = float(seen.min()), float(seen.max())
-    if low == high:
-        low, high = (-1.0, 1.0) if low == 0 else (min(low, 0.0), max(high, 0.0))
-    return bounded_interval(estimators.bounded_mean(rewards[0], strata), confidence, low, high)
+
+def _reason(found: Estimate | Unavailable) -> str:
+    return found.reason if isinstance(found, Unavailable) else ""
 
 
-def _policy_metrics(
-    samples: Samples, strata: Tensor | None, confidence: float
-) -> dict[str, Metric]:
+def _of_bounded(mean: Estimate, share: float) -> Estimate:
+    """A score interval's variance follows from the mean, whose skewness it knows as well."""
+    degrees = mean.n - 1.0 if share == 1 else mean.degrees
+    return replace(mean, degrees=degrees, skewness=0.0)
+
+
+def _groups(samples: Samples) -> list[Tensor]:
+    """Which samples `(n,)` each context has; all together where a context has a single one."""
+    rows, place = samples.context.unique(return_inverse=True)
+    device = samples.lengths.device
+    if len(rows) == 1 or int(torch.bincount(place).min()) == 1:
+        return [torch.arange(len(samples), device=device)]
+    return [(place == number).nonzero()[:, 0].to(device) for number in range(len(rows))]
+
+
+def _estimates(
+    samples: Samples, log_target: Tensor, beta: float, seed: int
+) -> Mapping[str, Estimate | Unavailable]:
+    """What is said of the samples of one context."""
     log_policy, log_prior = samples.log_policy.cpu().double(), samples.log_prior.cpu().double()
     lengths = samples.lengths.cpu().double()
     entropy = None if samples.entropy is None else samples.entropy.cpu().double()
     kl = None if samples.kl is None else samples.kl.cpu().double()
-    surprisal = interval(estimators.log_perplexity(log_prior, lengths, strata), confidence)
-    divergence = estimators.kl_prior(log_policy, log_prior, kl, strata)
-    found = {
+    folded = estimators.folded_reward(log_policy.sum(1), log_target, beta)
+    return {
+        "eval/reward": estimators.bounded_mean(_rewards(samples)),
+        "eval/kl_prior": estimators.kl_prior(log_policy, log_prior, kl),
+        "eval/entropy": estimators.entropy(log_policy, entropy),
+        "eval/entropy_token": estimators.entropy_token(log_policy, lengths, entropy),
+        PERPLEXITY: estimators.log_perplexity(log_prior, lengths),
+        FOLDED: estimators.standard_deviation(folded),
+        **_text_estimates(samples, seed),
+    }
+
+
+def _rewards(samples: Samples) -> Tensor:
+    """`(N,)` the mean over scorers where there are several."""
+    return samples.reward.cpu().double().reshape(len(samples), -1).mean(1)
+
+
+def _reward_range(
+    samples: Samples, prior_samples: Samples | None
+) -> dict[str, tuple[float, float]]:
+    """The range of a reward is taken to be that of the rewards of policy and prior.
+
+    One that never varied may yet do so: it is taken to reach from its value to 0, and a constant 0
+    to reach 1 either way.
+    """
+    sets = [samples] if prior_samples is None else [samples, prior_samples]
+    seen = torch.cat([_rewards(part) for part in sets])
+    low, high = float(seen.min()), float(seen.max())
+    if low == high:
+        low, high = (-1.0, 1.0) if low == 0 else (min(low, 0.0), max(high, 0.0))
+    return {"eval/reward": (low, high)}
+
+
+def _measurement(name: str, found: Estimate, beta: float, confidence: float) -> Metric:
+    """The interval of a metric that has no upper bound, from what was found."""
+    if name == PERPLEXITY:
+        nats = interval(found, confidence)
+        value, low, high = map(_exponential, (nats.value, nats.low, nats.high))
+        return Measurement(value, low, high, nats.n)
+    if name == "eval/kl_prior" and found.value > 0:
         # Without any difference the policy is the prior.
-        "eval/kl_prior": with_room(divergence) if divergence.value > 0 else divergence,
-        "eval/entropy": estimators.entropy(log_policy, entropy, strata),
-        "eval/entropy_token": estimators.entropy_token(log_policy, lengths, entropy, strata),
-    }
-    metrics: dict[str, Metric] = {
-        name: interval(estimate, confidence, low=0.0) for name, estimate in found.items()
-    }
-    return metrics | {
-        "eval/perplexity_prior": Measurement(
-            value=_exponential(surprisal.value),
-            low=_exponential(surprisal.low),
-            high=_exponential(surprisal.high),
-            n=surprisal.n,
-        )
-    }
+        found = with_room(found)
+    measured = interval(found, confidence, low=0.0)
+    if name != FOLDED or not found.carried_by_few:
+        return measured
+    # As `with_room`: what was not drawn, a nat away, adds β²/N to the variance.
+    room = math.sqrt(ROOM / found.size) * beta
+    low = math.sqrt(max((measured.low - room) * (measured.low + room), 0.0))
+    return replace(measured, low=low, high=math.hypot(measured.high, room))
 
 
 def _exponential(nats: float) -> float:
@@ -126,53 +222,30 @@ def _exponential(nats: float) -> float:
     return math.exp(min(nats, math.log(sys.float_info.max)))
 
 
-def _folded_reward_std(
-    samples: Samples, log_target: Tensor, beta: float, strata: Tensor | None, confidence: float
-) -> Metric:
-    excluded = int((log_target == -math.inf).sum())
-    if excluded:
-        return Unavailable(f"infinite: {excluded} of {len(samples)} samples violate the constraint")
-    log_policy = samples.log_policy.cpu().double().sum(1)
-    folded = estimators.folded_reward(log_policy, log_target.cpu(), beta)
-    deviation = estimators.standard_deviation(folded, strata)
-    found = interval(deviation, confidence, low=0.0)
-    if not deviation.carried_by_few:
-        return found
-    # As `with_room`: what was not drawn, a nat away, adds β²/N to the variance.
-    room = ROOM * beta**2 / found.n
-    return replace(
-        found,
-        low=math.sqrt(max(found.low**2 - room, 0.0)),
-        high=math.sqrt(found.high**2 + room),
-    )
+def _text_ranges(width: int) -> dict[str, tuple[float, float]]:
+    """Between which bounds the statistics of texts of at most `width` tokens lie."""
+    unit = [*(f"distinct_{n}" for n in text.ORDERS), *(f"repetition_{n}" for n in text.ORDERS[1:])]
+    ranges = {f"eval/{name}": (0.0, 1.0) for name in (*unit, "self_bleu_5", "duplicates", "eos")}
+    return ranges | {
+        "eval/longest_run": (0.0, float(width)),
+        "eval/length": (1.0, float(width)),
+    }
 
 
-def _text_metrics(
-    samples: Samples, strata: Tensor | None, confidence: float, seed: int
-) -> dict[str, Metric]:
+def _text_estimates(samples: Samples, seed: int) -> dict[str, Estimate | Unavailable]:
     tokens, lengths, ended = samples.tokens.cpu(), samples.lengths.cpu(), samples.ended.cpu()
-    content, width = lengths - ended.long(), float(tokens.shape[1])
+    content = lengths - ended.long()
     grams = text.ngrams(tokens, content, max(text.ORDERS))
-
-    def bounded(values: Tensor, low: float, high: float) -> Measurement:
-        return bounded_interval(estimators.bounded_mean(values, strata), confidence, low, high)
-
-    metrics: dict[str, Metric] = {}
+    found: dict[str, Estimate | Unavailable] = {}
     for n in text.ORDERS:
-        found = text.distinct(grams[n - 1])
-        metrics[f"eval/distinct_{n}"] = (
-            Unavailable(f"no sample has {n} tokens")
-            if found is None
-            else bounded_interval(found, confidence, 0.0, 1.0)
-        )
-    bleu = text.self_bleu_estimate(tokens, content, seed)
-    metrics["eval/self_bleu_5"] = bounded_interval(bleu, confidence, 0.0, 1.0)
+        types = text.distinct(grams[n - 1])
+        found[f"eval/distinct_{n}"] = types or Unavailable(f"no sample has {n} tokens")
+    found["eval/self_bleu_5"] = text.self_bleu_estimate(tokens, content, seed)
     for n in text.ORDERS[1:]:
-        metrics[f"eval/repetition_{n}"] = bounded(text.repetition(grams[n - 1]), 0.0, 1.0)
-    copies = text.duplicates(text.sequence_ids(tokens, lengths))
-    return metrics | {
-        "eval/duplicates": bounded_interval(copies, confidence, 0.0, 1.0),
-        "eval/longest_run": bounded(text.longest_run(tokens, content), 0.0, width),
-        "eval/length": bounded(lengths.double(), 1.0, width),
-        "eval/eos": bounded(ended.double(), 0.0, 1.0),
+        found[f"eval/repetition_{n}"] = estimators.bounded_mean(text.repetition(grams[n - 1]))
+    return found | {
+        "eval/duplicates": text.duplicates(text.sequence_ids(tokens, lengths)),
+        "eval/longest_run": estimators.bounded_mean(text.longest_run(tokens, content)),
+        "eval/length": estimators.bounded_mean(lengths.double()),
+        "eval/eos": estimators.bounded_mean(ended.double()),
     }

@@ -98,13 +98,20 @@ def exact_metrics(
         if abs(total - 1) > NORMALISATION_TOLERANCE:
             raise ValueError(f"the {name}'s probabilities sum to {total:.6g} over all sequences")
     policy = log_policy.exp()
-    return {
+    found = {
         **_policy_values(sequences, policy, log_policy, log_prior, reward),
         **_target_values(log_policy, log_target, beta),
         "eval/ess": _expected_ess(log_policy, log_prior, log_target, n, n_prior),
         **_target_itself(log_prior, log_target, reward),
         **_text_values(sequences, policy, n),
     }
+    return {name: _number(value, beta) for name, value in found.items()}
+
+
+def _number(value: float | Unavailable, beta: float) -> float | Unavailable:
+    if isinstance(value, Unavailable) or math.isfinite(value):
+        return value
+    return Unavailable(f"beyond the range of 64-bit numbers at beta={beta:g} and these rewards")
 
 
 def _product(probability: Tensor, values: Tensor) -> Tensor:
@@ -156,9 +163,16 @@ def _expected_ess(
     log_policy: Tensor, log_prior: Tensor, log_target: Tensor, n: int, n_prior: int
 ) -> float:
     """`N·Z²/E_q[w²]` for the mixture of `n` samples of the policy and `n_prior` of the prior."""
-    proposal = (n * log_policy.exp() + n_prior * log_prior.exp()) / (n + n_prior)
-    weighted = _product(log_target.exp(), (log_target - proposal.log()).exp())
-    return (n + n_prior) * float(log_target.exp().sum()) ** 2 / float(weighted.sum())
+    total = n + n_prior
+    log_proposal = (
+        torch.logaddexp(log_policy + math.log(n / total), log_prior + math.log(n_prior / total))
+        if n_prior
+        else log_policy
+    )
+    log_density = log_target - torch.logsumexp(log_target, 0)
+    # A sequence without weight may have no probability either.
+    squares = torch.where(torch.isneginf(log_target), -math.inf, 2 * log_density - log_proposal)
+    return total * math.exp(-float(torch.logsumexp(squares, 0)))
 
 
 def _target_itself(

@@ -26,11 +26,16 @@ CONTROL_DEGREES = 30
 
 
 class LogProbabilities(NamedTuple):
-    """Log-probabilities of sequences, `(N,)` each, nats per sequence; `target` is unnormalised."""
+    """Log-probabilities of sequences, `(N,)` each, nats per sequence; `target` is unnormalised.
+
+    `drawn` is by how much the density of what drew each lies above that of the policy or prior
+    that it stands for: a decoder's weights may be rounded. None where they are the same.
+    """
 
     policy: Tensor
     prior: Tensor
     target: Tensor
+    drawn: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,12 @@ def mixture(policy: LogProbabilities, prior: LogProbabilities | None = None) -> 
     if len(sets) > 1:
         shares = [math.log(size / sum(sizes)) for size in sizes]
         log_proposal = torch.logaddexp(log_policy + shares[0], log_prior + shares[1])
+    # The balance heuristic's shares are those of the densities that are scored, which every sample
+    # has; each sample is divided by the density of what drew it. Shares that sum to 1 at every x
+    # keep the estimates unbiased, whatever they are (Veach and Guibas 1995).
+    log_proposal = log_proposal + torch.cat(
+        [torch.zeros_like(p.policy) if p.drawn is None else p.drawn for p in sets]
+    )
     strata = torch.repeat_interleave(torch.arange(len(sets)), torch.tensor(sizes))
     policy_ratio = (log_policy - log_proposal).exp()
     log_weight = log_target - log_proposal
@@ -146,18 +157,24 @@ def log_z(mix: Mixture) -> Estimate:
 
 def target_expectation(mix: Mixture, values: Tensor) -> Estimate:
     """`E_p[f]` of `values` `(N,)`, self-normalised; values outside p's support are idle."""
-    ratio = mix.target_ratio
-    values = torch.where(ratio > 0, values.double(), 0.0)
-    value = mix.mean(ratio * values)
-    return mix.estimate(value, ratio * (values - value))
+    return _expectation(mix, mix.target_ratio, values)
 
 
 def policy_expectation(mix: Mixture, values: Tensor) -> Estimate:
     """`E_π[f]` of `values` `(N,)` under the policy."""
-    ratio = mix.policy_ratio
-    values = torch.where(ratio > 0, values.double(), 0.0)
+    return _expectation(mix, mix.policy_ratio, values)
+
+
+def _expectation(mix: Mixture, ratio: Tensor, values: Tensor) -> Estimate:
+    """The mean of `ratio·values` `(N,)`; `ratio` has a mean of 1, to within rounding.
+
+    Values are taken from one of them: what is common to all, a large log Z, is not to be multiplied
+    by the rounding of that 1.
+    """
+    common = float(values[ratio.argmax()])
+    values = torch.where(ratio > 0, values.double() - common, 0.0)
     value = mix.mean(ratio * values)
-    return mix.estimate(value, ratio * (values - value))
+    return mix.estimate(common + value, ratio * (values - value))
 
 
 def log_z_upper(mix: Mixture) -> Estimate:
@@ -177,17 +194,17 @@ def log_z_lower(mix: Mixture) -> Estimate:
 def kl_forward(mix: Mixture) -> Estimate:
     """`KL(p‖π)`, nats per sequence (Khalifa et al. 2021, arXiv 2012.11635)."""
     ratio = mix.target_ratio
-    values = torch.where(ratio > 0, mix.log_target - mix.log_policy, 0.0)
+    values = torch.where(ratio > 0, mix.log_target - mix.log_z - mix.log_policy, 0.0)
     mean = mix.mean(ratio * values)
-    return mix.estimate(mean - mix.log_z, ratio * (values - mean) - (ratio - 1))
+    return mix.estimate(mean, ratio * (values - mean) - (ratio - 1))
 
 
 def kl_reverse(mix: Mixture) -> Estimate:
     """`KL(π‖p)`, nats per sequence; every sample must have a positive target probability."""
     ratio = mix.policy_ratio
-    values = torch.where(ratio > 0, mix.log_policy - mix.log_target, 0.0)
+    values = torch.where(ratio > 0, mix.log_policy - (mix.log_target - mix.log_z), 0.0)
     mean = mix.mean(ratio * values)
-    return mix.estimate(mean + mix.log_z, ratio * (values - mean) + mix.target_ratio - 1)
+    return mix.estimate(mean, ratio * (values - mean) + mix.target_ratio - 1)
 
 
 def total_variation(mix: Mixture) -> Estimate:

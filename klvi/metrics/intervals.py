@@ -17,6 +17,8 @@ from torch import Tensor
 from klvi.metrics.measurement import Measurement
 
 TWO_DEGREES = 2
+# Contexts that a two-stage sample has at least.
+TWO_STAGES = 2
 POISSON_COUNT = 4.0
 # Degrees of freedom below which an estimate is carried by fewer than ten samples.
 FEW_DEGREES = 20.0
@@ -35,6 +37,7 @@ class Estimate:
         degrees: degrees of freedom of `error`: N for normal influences, about 2k where k of the
             samples carry the variance (Satterthwaite 1946).
         skewness: of the estimator: that of the influences over √N.
+        units: independent samples that `n` are worth; None where that is n.
     """
 
     value: float
@@ -42,6 +45,17 @@ class Estimate:
     n: int
     degrees: float
     skewness: float = 0.0
+    units: float | None = None
+
+    @property
+    def size(self) -> float:
+        """How many independent samples there are."""
+        return float(self.n) if self.units is None else self.units
+
+    @property
+    def finite(self) -> bool:
+        """Whether value and error are numbers: neither is where what is averaged overflows."""
+        return math.isfinite(self.value) and math.isfinite(self.error)
 
     @property
     def carried_by_few(self) -> bool:
@@ -92,6 +106,8 @@ def estimate(value: float, influence: Tensor, strata: Tensor | None = None) -> E
     total = float(squares.sum())
     if total <= 0:
         return Estimate(value, 0.0, n, float(n - 1))
+    if not math.isfinite(total):
+        return Estimate(value, math.inf, n, 1.0)
     excess = float(squares.square().sum()) / total**2 - 1 / n
     return Estimate(
         value=value,
@@ -102,19 +118,44 @@ def estimate(value: float, influence: Tensor, strata: Tensor | None = None) -> E
     )
 
 
-def average(estimates: Sequence[Estimate], weights: Sequence[float]) -> Estimate:
-    """The weighted mean of independent estimates; weights sum to 1."""
-    pairs = list(zip(estimates, weights, strict=True))
+def average(
+    estimates: Sequence[Estimate], weights: Sequence[float], share: float = 1.0
+) -> Estimate:
+    """The weighted mean of independent estimates, one a context; weights sum to 1.
+
+    The contexts are a `share` of all, drawn at random, and the mean is that of all. With a share f
+    of 1 they are fixed strata. Below, it is a two-stage sample, whose variance is
+    `(1 − f)·s²/C + f·Σ (w·error)²`, s² that of the C contexts' values, of which sampling within
+    them is a part (Cochran 1977, *Sampling Techniques*, section 10.4).
+
+    Raises ValueError for a single context of several, which says nothing of the others.
+    """
+    pairs, count = list(zip(estimates, weights, strict=True)), len(estimates)
     value, n = sum(w * e.value for e, w in pairs), sum(e.n for e in estimates)
-    variance = sum((w * e.error) ** 2 for e, w in pairs)
+    # Terms of the variance: its size, its degrees of freedom, and the third moment behind it.
+    terms = [(share * (w * e.error) ** 2, e.degrees) for e, w in pairs]
+    third = share * sum((w * e.error) ** 3 * e.skewness for e, w in pairs)
+    units = None
+    if share < 1:
+        if count < TWO_STAGES:
+            raise ValueError("a single context of several was measured")
+        gaps = [w * (e.value - value) for e, w in pairs]
+        between = (1 - share) * count / (count - 1) * sum(gap**2 for gap in gaps)
+        terms.append((between, float(count - 1)))
+        third += (1 - share) * sum(gap**3 for gap in gaps)
+        units = 1 / ((1 - share) / count + share / n)
+    variance = sum(size for size, _ in terms)
     if variance == 0:
-        return Estimate(value, 0.0, n, float(n - 1))
+        return Estimate(value, 0.0, n, float(n - 1 if share == 1 else count - 1), units=units)
+    if not math.isfinite(variance) or not math.isfinite(variance**2):
+        return Estimate(value, math.inf, n, 1.0, units=units)
     return Estimate(
         value=value,
         error=math.sqrt(variance),
         n=n,
-        degrees=variance**2 / sum((w * e.error) ** 4 / e.degrees for e, w in pairs),
-        skewness=sum((w * e.error) ** 3 * e.skewness for e, w in pairs) / variance**1.5,
+        degrees=variance**2 / sum(size**2 / degrees for size, degrees in terms),
+        skewness=third / variance**1.5,
+        units=units,
     )
 
 
@@ -128,12 +169,12 @@ def with_room(found: Estimate) -> Estimate:
     """
     if not found.carried_by_few:
         return found
-    room = ROOM / found.n
+    room = ROOM / found.size
     variance = found.error**2 + room**2
     return replace(
         found,
         error=math.sqrt(variance),
-        degrees=variance**2 / (found.error**4 / found.degrees + room**4 / (found.n - 1)),
+        degrees=variance**2 / (found.error**4 / found.degrees + room**4 / (found.size - 1)),
         skewness=found.skewness * (found.error**2 / variance) ** 1.5,
     )
 
@@ -146,6 +187,8 @@ def interval(
     The correction is the monotone cubic transformation of Hall (1992), *On the removal of skewness
     by transformation*; without skewness the interval is symmetric.
     """
+    if not estimate.finite:
+        return Measurement(estimate.value, -math.inf, math.inf, estimate.n)
     quantile = t_quantile(confidence, estimate.degrees)
     above = _unskewed(quantile, estimate.skewness)
     below = _unskewed(-quantile, estimate.skewness)
@@ -175,11 +218,13 @@ def bounded_interval(estimate: Estimate, confidence: float, low: float, high: fl
     samples then leave room for an unseen one.
     """
     scale = high - low
+    if not estimate.finite or not math.isfinite(scale):
+        return Measurement(estimate.value, -math.inf, math.inf, estimate.n)
     if scale <= 0:
         return Measurement(estimate.value, estimate.value, estimate.value, estimate.n)
     share = min(max((estimate.value - low) / scale, 0.0), 1.0)
     error, spread = estimate.error / scale, share * (1 - share)
-    size = spread / error**2 if error > 0 and spread > 0 else float(estimate.n)
+    size = spread / error**2 if error > 0 and spread > 0 else estimate.size
     quantile = t_quantile(confidence, estimate.degrees)
     if error == 0:
         unseen = quantile**2 / (size + quantile**2)

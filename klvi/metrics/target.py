@@ -48,18 +48,22 @@ def target_metrics(
     prior_samples: Samples | None,
     prior_log_target: Tensor | None,
     trust: Trust,
+    share: float = 1.0,
 ) -> dict[str, Metric]:
-    """KLs, total variation, log Z with its sandwich, and the effective sample size."""
+    """KLs, total variation, log Z with its sandwich, and the effective sample size.
+
+    `share` is that of the contexts in all there are.
+    """
     policy = _by_prompt(samples, log_target)
     prior: dict[int, LogProbabilities] = {}
     if prior_samples is not None and prior_log_target is not None:
-        prior = _by_prompt(prior_samples, prior_log_target)
+        prior = _by_prompt(prior_samples, prior_log_target, from_prior=True)
     violated = _violations(policy, prior)
-    names = dict(zip(samples.context.tolist(), samples.prompts, strict=True))
+    names = {context.row: context.title for context in samples.contexts}
     single = [names[row] for row, part in policy.items() if len(part.policy) == 1]
     if single:
-        refusal = Unavailable(f"prompt {single[0]!r} has a single sample, and Z is a prompt's own")
-        log_policy = samples.log_policy.cpu().double().sum(1)
+        refusal = Unavailable(f"{single[0]} has a single sample, and Z is a prompt's own")
+        log_policy = samples.log_policy_sequence.cpu()
         bound = interval(estimators.elbo(log_policy, log_target.cpu()), trust.confidence)
         metrics: dict[str, Metric] = dict.fromkeys([*NEEDS_Z, "eval/ess"], refusal)
         return metrics | dict.fromkeys(LOWER_BOUNDS, violated or bound)
@@ -68,19 +72,24 @@ def target_metrics(
     }
     weights = [len(part.policy) / len(samples) for part in policy.values()]
     worst = _worst_prompt(mixtures, names)
-    return _measure(list(mixtures.values()), weights, worst, violated, trust)
+    return _measure(list(mixtures.values()), weights, worst, violated, trust, share)
 
 
-def _by_prompt(samples: Samples, log_target: Tensor) -> dict[int, LogProbabilities]:
+def _by_prompt(
+    samples: Samples, log_target: Tensor, *, from_prior: bool = False
+) -> dict[int, LogProbabilities]:
     rows: dict[int, list[int]] = {}
     for i, prompt in enumerate(samples.context.tolist()):
         rows.setdefault(prompt, []).append(i)
-    log_policy = samples.log_policy.cpu().double().sum(1)
-    log_prior = samples.log_prior.cpu().double().sum(1)
+    log_policy = samples.log_policy_sequence.cpu()
+    log_prior = samples.log_prior_sequence.cpu()
     target = log_target.cpu().double()
+    drawn = samples.log_density
+    own = log_prior if from_prior else log_policy
+    gap = torch.zeros_like(own) if drawn is None else drawn.cpu().double() - own
     indices = {prompt: torch.tensor(chosen) for prompt, chosen in rows.items()}
     return {
-        prompt: LogProbabilities(log_policy[chosen], log_prior[chosen], target[chosen])
+        prompt: LogProbabilities(log_policy[chosen], log_prior[chosen], target[chosen], gap[chosen])
         for prompt, chosen in indices.items()
     }
 
@@ -117,7 +126,7 @@ class _Worst:
 def _worst_prompt(mixtures: dict[int, Mixture], names: dict[int, str]) -> _Worst:
     sizes = {p: importance.effective_sample_size(mix).value for p, mix in mixtures.items()}
     worst = min(sizes, key=lambda prompt: sizes[prompt])
-    place = f" for prompt {names[worst]!r}" if len(mixtures) > 1 else ""
+    place = f" for {names[worst]}" if len(mixtures) > 1 else ""
     return _Worst(mixtures[worst], sizes[worst], place)
 
 
@@ -127,6 +136,7 @@ def _measure(
     worst: _Worst,
     violated: Unavailable | None,
     trust: Trust,
+    share: float,
 ) -> dict[str, Metric]:
     n = sum(len(mix.log_weight) for mix in mixtures)
     if all(_featureless(mix) for mix in mixtures):
@@ -137,7 +147,7 @@ def _measure(
     def measure(estimator: Callable[[Mixture], Estimate], name: str) -> Metric:
         if name in infinite:
             return infinite[name]
-        found = average([estimator(mix) for mix in mixtures], weights)
+        found = average([estimator(mix) for mix in mixtures], weights, share)
         return _with_interval(name, found, trust)
 
     metrics = {"eval/ess": measure(importance.effective_sample_size, "eval/ess")}

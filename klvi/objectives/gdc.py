@@ -1,7 +1,7 @@
 """Generation with distributional control: forward KL to the target by policy gradients.
 
 Khalifa, Elsahar and Dymetman 2021 (arXiv 2012.11635), algorithm 1 (KL-adaptive DPG), with the
-baseline of Korbak et al. 2022 (arXiv 2206.00761) and a running estimate of log Z per prompt.
+baseline of Korbak et al. 2022 (arXiv 2206.00761) and a running estimate of log Z per context.
 Samples may come in part from the prior (a defensive mixture, Hesterberg 1995).
 """
 
@@ -15,18 +15,24 @@ from torch import Tensor
 
 from klvi.config.schema import GDCObjective
 from klvi.objectives.base import Objective, Prediction, Signals, Statistics, Totals
-from klvi.samples import Samples
+from klvi.samples import ROUNDINGS, Samples
 
 
-def dpg_loss(log_policy: Tensor, weights: Tensor, baseline: Tensor) -> Tensor:
+def dpg_loss(
+    log_policy: Tensor, weights: Tensor, baseline: Tensor, resolution: Tensor | float = 0.0
+) -> Tensor:
     """Sum over sequences of −(w − b)·log π(x), whose gradient is N·∇KL(p‖π) in expectation.
 
     Args:
         log_policy: `(N,)`, nats per sequence, with gradient.
         weights: `(N,)` P(x)/(Z·q(x)), x ~ q.
         baseline: `(N,)` π(x)/q(x), or 0; E_q[π/q·∇log π] = 0, so it changes no mean.
+        resolution: `(N,)` nats within which log w and log b are known. What differs by no more is
+            equal: an optimizer that normalises gradients makes full steps of their rounding.
     """
-    return -((weights - baseline).detach() * log_policy).sum()
+    gain = (weights - baseline).detach()
+    rounding = gain.abs() <= resolution * torch.maximum(weights, baseline.detach())
+    return -(torch.where(rounding, 0.0, gain).to(log_policy.dtype) * log_policy).sum()
 
 
 def effective_sample_size(log_weights: Tensor) -> float:
@@ -36,27 +42,43 @@ def effective_sample_size(log_weights: Tensor) -> float:
     return float((2 * log_weights.logsumexp(0) - (2 * log_weights).logsumexp(0)).exp())
 
 
-class RunningLogZ:
-    """log Z per prompt, as a running average of importance weights over all samples so far."""
+class RunningMean:
+    """Means of importance weights per context over all samples so far, in log space.
+
+    Each sample is judged by the *others* of its context. By its own weight too, it would be judged
+    by itself where it is the first: every weight would be 1, whatever the target is.
+    """
 
     def __init__(self) -> None:
         self._log_sum: dict[int, float] = {}
         self._count: dict[int, int] = {}
 
-    def update(self, log_weights: Tensor, context: Tensor) -> Tensor:
-        """Add log P − log q `(N,)`, nats per sequence; returns each sample's log Z `(N,)`.
+    def update(self, log_weights: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Add log weights `(N,)`, nats per sequence, of samples of `context` `(N,)`.
 
-        A prompt none of whose samples has had weight yet has log Z = −inf.
+        Returns `(N,)` the log of the mean of the others of each sample's context, those of earlier
+        updates included, and `(N,)` the log of the mean of all. Of n others, the mean is taken to
+        be at least a weight/n, so that no sample outweighs those that it is judged by (truncated
+        importance sampling: Ionides 2008, *J. Comput. Graph. Stat.* 17). It is nan where there is
+        no other, −inf where none has had weight.
         """
-        rows, place = context.to(log_weights.device).unique(return_inverse=True)
-        log_z = torch.empty_like(log_weights)
-        for number, prompt in enumerate(rows.tolist()):
-            members = (place == number).nonzero()[:, 0]
-            log_sum = float(log_weights[members].logsumexp(0))
-            self._count[prompt] = self._count.get(prompt, 0) + len(members)
-            self._log_sum[prompt] = _log_add(self._log_sum.get(prompt, -math.inf), log_sum)
-            log_z[members] = self._log_sum[prompt] - math.log(self._count[prompt])
-        return log_z
+        rows, place, sizes = context.cpu().unique(return_inverse=True, return_counts=True)
+        values, order = log_weights.cpu().double(), place.argsort(stable=True)
+        rank = torch.arange(len(order)) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
+        earlier = [self._log_sum.get(row, -math.inf) for row in rows.tolist()]
+        counts = torch.tensor([self._count.get(row, 0) for row in rows.tolist()])
+        # A row per context: the sum of earlier updates, and this one's samples.
+        table = values.new_full((len(rows), 1 + int(sizes.max())), -math.inf)
+        table[:, 0] = torch.tensor(earlier, dtype=torch.float64)
+        table[place[order], 1 + rank] = values[order]
+        others = _log_sums_of_others(table)[place[order], 1 + rank][place_of(order)]
+        total = table.logsumexp(1)
+        number = (counts + sizes - 1)[place].double()
+        self._log_sum |= dict(zip(rows.tolist(), total.tolist(), strict=True))
+        self._count |= dict(zip(rows.tolist(), (counts + sizes).tolist(), strict=True))
+        mean = torch.maximum(others, values) - number.log()
+        mean = torch.where(number > 0, mean, torch.nan)
+        return mean, (total - (counts + sizes).double().log())[place]
 
     def state_dict(self) -> dict[str, Any]:
         """The sums and counts."""
@@ -65,6 +87,19 @@ class RunningLogZ:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore `state_dict()`."""
         self._log_sum, self._count = dict(state["log_sum"]), dict(state["count"])
+
+
+def place_of(order: Tensor) -> Tensor:
+    """The inverse `(N,)` of a permutation `(N,)`."""
+    return torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
+
+
+def _log_sums_of_others(table: Tensor) -> Tensor:
+    """`(C, k)` log of the sum of all but each of `exp(table)` along rows, without cancellation."""
+    nothing = table.new_full((len(table), 1), -math.inf)
+    before = torch.cat([nothing, table[:, :-1]], 1).logcumsumexp(1)
+    after = torch.cat([nothing, table.flip(1)[:, :-1]], 1).logcumsumexp(1).flip(1)
+    return torch.logaddexp(before, after)
 
 
 class GDC(Objective):
@@ -82,7 +117,7 @@ class GDC(Objective):
         self.epochs = config.epochs
         self.minibatches = config.minibatches
         self.adaptive_proposal = config.proposal == "adaptive"
-        self.log_z = RunningLogZ()
+        self.log_z, self.log_ratio = RunningMean(), RunningMean()
         self._gain = 0.0
 
     def prior_rows(self, count: int) -> int:
@@ -90,37 +125,58 @@ class GDC(Objective):
         return int(self.config.prior_share * count) if self.config.proposal == "mixture" else 0
 
     def signals(self, samples: Samples, log_target: Tensor) -> tuple[Signals, Statistics]:
-        """Normalised importance weights `(N,)`; none where every weight of the rollout is zero."""
+        """Normalised importance weights `(N,)`; none where every weight of the rollout is zero.
+
+        The baseline π/q is divided by an estimate of its mean, 1, from the very samples that Z is
+        estimated from: at the target each weight then equals its baseline, whatever q is.
+        """
         log_proposal = self._log_proposal(samples)
-        log_weights = log_target.double() - log_proposal.double()
-        log_z = self.log_z.update(log_weights, samples.context)
+        log_weights = log_target.double() - log_proposal
+        log_z, log_z_of_all = self.log_z.update(log_weights, samples.context)
+        log_scale, _ = self.log_ratio.update(
+            samples.log_policy_sequence - log_proposal, samples.context
+        )
         ess = effective_sample_size(log_weights)
         statistics = {
-            "gdc/log_z": log_z.exp().mean().log().item(),
+            "gdc/log_z": (log_z_of_all.logsumexp(0) - math.log(len(samples))).item(),
             "gdc/ess": ess,
             "gdc/zero_weights": torch.isneginf(log_weights).double().mean().item(),
         }
         if ess == 0.0:
             return {}, statistics
-        weights = torch.where(torch.isneginf(log_weights), -torch.inf, log_weights - log_z).exp()
-        # Where a prompt's Z is still 0, its samples say nothing of where the target's mass is.
-        known = torch.isfinite(log_z)
-        signals = {"weights": weights.float(), "known": known, "log_proposal": log_proposal}
+        # Where a context's Z is still unknown, or 0, its samples say nothing of where the target's
+        # mass is.
+        device = log_weights.device
+        known = torch.isfinite(log_z).to(device)
+        weights = (log_weights - torch.where(known, log_z.to(device), torch.inf)).exp()
+        signals = {
+            "weights": weights,
+            "log_proposal": log_proposal,
+            "log_scale": torch.where(known, log_scale.to(device), torch.inf),
+            "resolution": _resolution(samples, log_target),
+        }
         return signals, statistics
 
     def _log_proposal(self, samples: Samples) -> Tensor:
         """`(N,)` log q of the whole rollout, nats per sequence.
 
-        The balance heuristic (Veach and Guibas 1995): every sample is weighed by the mixture, also
-        where it is known which part made it.
+        The balance heuristic (Veach and Guibas 1995): every sample is weighed by the mixture of
+        its context, also where it is known which part made it. What a decoder drew it from may
+        differ from the policy or prior that is scored: the heuristic's shares come from the
+        latter, and each sample is divided by the density of what drew it. Shares that sum to 1 at
+        every x keep the estimate unbiased, whatever they are.
         """
-        share = self.prior_rows(len(samples)) / len(samples)
-        if share == 0.0:
-            return samples.log_policy_sequence
-        return torch.logaddexp(
-            samples.log_policy_sequence + math.log1p(-share),
-            samples.log_prior_sequence + math.log(share),
-        )
+        count = len(samples)
+        from_prior = torch.arange(count) >= count - self.prior_rows(count)
+        _, place, sizes = samples.context.unique(return_inverse=True, return_counts=True)
+        share = torch.zeros(len(sizes)).double().index_add(0, place, from_prior.double()) / sizes
+        share = share[place].to(samples.lengths.device)
+        log_policy, log_prior = samples.log_policy_sequence, samples.log_prior_sequence
+        log_mixture = torch.logaddexp(log_policy + (1 - share).log(), log_prior + share.log())
+        if samples.log_density is None:
+            return log_mixture
+        own = torch.where(from_prior.to(share.device), log_prior, log_policy)
+        return log_mixture + (samples.log_density.double() - own)
 
     def loss(
         self, prediction: Prediction, samples: Samples, signals: Signals, totals: Totals
@@ -130,17 +186,19 @@ class GDC(Objective):
         In later passes over a rollout q is no longer π, and the baseline π/q is what keeps the
         gradient that of KL(p‖π), and 0 where π has arrived.
         """
-        log_policy = prediction.log_policy.sum(1)
-        baseline = torch.zeros_like(log_policy)
+        baseline = torch.zeros_like(signals["weights"])
         if self.config.baseline:
-            ratio = (log_policy.detach() - signals["log_proposal"]).exp()
-            baseline = torch.where(signals["known"], ratio, baseline)
-        loss = dpg_loss(log_policy, signals["weights"], baseline) / totals.sequences
+            log_policy = prediction.log_policy.detach().double().sum(1)
+            baseline = (log_policy - signals["log_proposal"] - signals["log_scale"]).exp()
+        loss = dpg_loss(
+            prediction.log_policy.sum(1), signals["weights"], baseline, signals["resolution"]
+        )
+        loss = loss / totals.sequences
         return loss, {"loss/policy_avg": loss.item()}
 
     def retarget(self) -> None:
         """Estimate log Z, and the proposal's worth, of the new target alone."""
-        self.log_z = RunningLogZ()
+        self.log_z, self.log_ratio = RunningMean(), RunningMean()
         self._gain = 0.0
 
     def refresh_proposal(self, samples: Samples, log_target: Tensor, log_policy: Tensor) -> bool:
@@ -154,8 +212,9 @@ class GDC(Objective):
             log_target: `(N,)` log P.
             log_policy: `(N,)` log π, nats per sequence.
         """
-        log_proposal = samples.log_policy_sequence.double()
-        log_weights = log_target.double() - log_proposal
+        log_proposal = samples.log_policy_sequence
+        log_drawn = log_proposal if samples.log_density is None else samples.log_density
+        log_weights = log_target.double() - log_drawn
         if bool(torch.isneginf(log_weights).all()):
             return False
         weights = (log_weights - log_weights.logsumexp(0)).exp() * len(log_weights)
@@ -170,15 +229,25 @@ class GDC(Objective):
         return refresh
 
     def state_dict(self) -> dict[str, Any]:
-        """The running log Z and the evidence for renewing the proposal."""
-        return {"log_z": self.log_z.state_dict(), "gain": self._gain}
+        """The running means and the evidence for renewing the proposal."""
+        return {
+            "log_z": self.log_z.state_dict(),
+            "log_ratio": self.log_ratio.state_dict(),
+            "gain": self._gain,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore `state_dict()`."""
         self.log_z.load_state_dict(state["log_z"])
+        self.log_ratio.load_state_dict(state["log_ratio"])
         self._gain = state["gain"]
 
 
-def _log_add(a: float, b: float) -> float:
-    low, high = sorted((a, b))
-    return high if math.isinf(low) else high + math.log1p(math.exp(low - high))
+def _resolution(samples: Samples, log_target: Tensor) -> Tensor:
+    """`(N,)` nats within which the log of a weight over its baseline is known: its own rounding,
+    and that of the samples that it is judged by.
+    """
+    own = samples.resolution
+    finite = log_target[torch.isfinite(log_target)].double().abs()
+    size = float(finite.max()) if len(finite) else 0.0
+    return own + own.mean() + ROUNDINGS * torch.finfo(torch.float64).eps * size

@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 
 from klvi.config.schema import PPOSection
+from klvi.errors import UserError
 from klvi.objectives.base import Objective, Prediction, Signals, Statistics, Totals
-from klvi.samples import Samples
+from klvi.samples import ROUNDINGS, Samples
 
 
 def penalised_rewards(
     log_policy: Tensor, log_prior: Tensor, score: Tensor, lengths: Tensor, beta: float
 ) -> Tensor:
-    """Per-token rewards `(N, T)`: −β(log π − log π0), and the score on the last token.
+    """Per-token rewards `(N, T)`, float64: −β(log π − log π0), and the score on the last token.
 
     Their sum over T is the folded reward r + β(log π0(x) − log π(x)) (Ziegler et al. 2019,
     arXiv 1909.08593, section 2).
@@ -28,8 +29,8 @@ def penalised_rewards(
         score: `(N,)`.
         lengths: `(N,)`.
     """
-    rewards = -beta * (log_policy - log_prior)
-    return rewards.scatter_add(1, lengths[:, None] - 1, score[:, None].to(rewards.dtype))
+    rewards = -beta * (log_policy.double() - log_prior.double())
+    return rewards.scatter_add(1, lengths[:, None] - 1, score[:, None].double())
 
 
 def soft_value_offset(log_policy: Tensor, log_prior: Tensor, beta: float) -> Tensor:
@@ -42,7 +43,7 @@ def soft_value_offset(log_policy: Tensor, log_prior: Tensor, beta: float) -> Ten
     Args:
         log_policy: `(N, T)`, nats per token; `log_prior` likewise.
     """
-    ratio = beta * (log_policy - log_prior)
+    ratio = beta * (log_policy.double() - log_prior.double())
     return ratio.cumsum(1) - ratio
 
 
@@ -62,7 +63,8 @@ def renewed_penalty(
         mask: `(N, T)` bool.
     """
     moved = torch.where(mask, log_policy.detach() - old_log_policy, torch.zeros_like(advantages))
-    return torch.where(mask, advantages - beta * moved.sum(1, keepdim=True), advantages)
+    renewed = advantages.double() - beta * moved.double().sum(1, keepdim=True)
+    return torch.where(mask, renewed.to(advantages.dtype), advantages)
 
 
 def generalised_advantages(
@@ -83,6 +85,14 @@ def generalised_advantages(
         running = delta[:, t] + gae_lambda * running
         advantages[:, t] = running
     return advantages
+
+
+def settled(advantages: Tensor, resolution: Tensor) -> Tensor:
+    """Advantages `(N, T)` without those that are rounding, of at most `resolution` `(N, 1)`.
+
+    An optimizer that normalises gradients would make full steps of them.
+    """
+    return torch.where(advantages.abs() <= resolution, 0.0, advantages)
 
 
 def whiten(values: Tensor, mask: Tensor) -> Tensor:
@@ -134,24 +144,38 @@ class PPO(Objective):
         )
         advantages = generalised_advantages(rewards, values, samples.mask, self.config.gae_lambda)
         returns = advantages + values
+        resolution = self._resolution(samples, score, values)
         if self.config.whiten_advantages:
-            advantages = whiten(advantages, samples.mask)
+            advantages = whiten(settled(advantages, resolution), samples.mask)
+            resolution = torch.zeros_like(resolution)
         kl = (samples.log_policy_sequence - samples.log_prior_sequence).mean().item()
         statistics = {
             "objective/non_score_reward": -self.beta * kl,
             "objective/rlhf_reward": score.mean().item() - self.beta * kl,
         }
-        signals = {"advantages": advantages, "returns": returns, "values": values, "offset": offset}
-        return signals, statistics
+        found = {"advantages": advantages, "returns": returns, "values": values, "offset": offset}
+        signals = {n: value.to(samples.log_policy.dtype) for n, value in found.items()}
+        if not all(bool(value.isfinite().all()) for value in signals.values()):
+            raise UserError(
+                f"objective={self.name}: a reward of size {float(score.abs().max()):.3g} at "
+                f"beta={self.beta:g} overflows; scale the reward, or choose another beta"
+            )
+        return {**signals, "resolution": resolution}, statistics
+
+    def _resolution(self, samples: Samples, score: Tensor, values: Tensor) -> Tensor:
+        """`(N, 1)`, units of the reward: what rounding makes of a folded reward less its value."""
+        eps = ROUNDINGS * torch.finfo(torch.float32).eps
+        size = score.double().abs() + values.abs().amax(1).double()
+        return (self.beta * samples.resolution + eps * size)[:, None]
 
     def _values(self, samples: Samples) -> tuple[Tensor, Tensor]:
         """The critic's values and, of these, what is not the value head's, both `(N, T)`."""
         assert samples.values is not None, "PPO needs samples with values"
         offset = torch.zeros_like(samples.values)
         if self.config.soft_values:
-            offset = soft_value_offset(samples.log_policy, samples.log_prior, self.beta)
-            offset = torch.where(samples.mask, offset, torch.zeros_like(offset))
-        return samples.values + offset, offset
+            full = soft_value_offset(samples.log_policy, samples.log_prior, self.beta)
+            offset = torch.where(samples.mask, full, torch.zeros_like(full))
+        return samples.values.double() + offset, offset
 
     def loss(
         self, prediction: Prediction, samples: Samples, signals: Signals, totals: Totals
@@ -163,6 +187,7 @@ class PPO(Objective):
         old, advantages = samples.log_policy, signals["advantages"]
         if config.renew_penalty and not config.whiten_advantages:
             advantages = renewed_penalty(advantages, prediction.log_policy, old, mask, self.beta)
+        advantages = settled(advantages, signals["resolution"])
         policy_loss = (
             clipped_policy_loss(prediction.log_policy, old, advantages, mask, config.clip)
             / totals.tokens

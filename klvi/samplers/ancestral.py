@@ -100,6 +100,8 @@ def _unscored(
     prompt_lengths: Tensor,
     decoded: Decoded,
 ) -> Samples:
+    # An engine with kernels of its own does not say what it drew from.
+    density = decoded.log_probs.double().sum(1) if policy.decodes_itself else None
     return Samples(
         contexts=list(contexts),
         prompt_tokens=prompt_tokens,
@@ -112,6 +114,7 @@ def _unscored(
         texts=policy.prior.decode(prompt_tokens, prompt_lengths, decoded.tokens, decoded.lengths),
         reward=torch.zeros(0),
         values=decoded.values,
+        log_density=density,
     )
 
 

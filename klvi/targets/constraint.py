@@ -25,4 +25,4 @@ class Constraint(Target):
 
     def log_evidence(self, reward: Tensor) -> Tensor:
         """0 where the reward is at least the threshold, else −inf: `(N,)`, nats."""
-        return torch.where(reward >= self.threshold, 0.0, -torch.inf)
+        return torch.where(reward >= self.threshold, 0.0, -torch.inf).double()

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from klvi.targets.base import Target
+from klvi.targets.base import Target, resolved
 
 
 @dataclass(frozen=True)
@@ -18,5 +18,7 @@ class Posterior(Target):
     beta: float
 
     def log_evidence(self, reward: Tensor) -> Tensor:
-        """r/β: `(N,)`, nats."""
-        return reward / self.beta
+        """r/β: `(N,)`, nats; raises UserError where float64 cannot resolve it."""
+        size = float(reward.double().abs().max()) if reward.numel() else 0.0
+        what = f"a reward of size {size:.3g} at beta={self.beta:g}"
+        return resolved(reward.double() / self.beta, what)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,10 +12,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from klvi.config.groups import evaluation_plan
 from klvi.config.rules import MOST_SEQUENCES
 from klvi.config.schema import EnumerableModelConfig, MeasureConfig
 from klvi.contexts import Context
 from klvi.errors import UserError
+from klvi.metrics.evaluate import PERPLEXITY
 from klvi.metrics.exact import Enumeration, enumerate_sequences, exact_metrics
 from klvi.metrics.measurement import Unavailable
 from klvi.models.policy import Policy
@@ -30,6 +33,7 @@ Exact = Mapping[str, float | Unavailable]
 class ExactEvaluator:
     """Gives the metrics of the policy as it is now the values that they estimate.
 
+    Of C contexts all S sequences are listed, each context's values are computed, and then averaged.
     What does not change during a run (the sequences, their prior, reward and target) is computed
     once. Everything is in float64, whatever the policy is trained in.
     """
@@ -38,6 +42,7 @@ class ExactEvaluator:
     policy: Policy
     target: Target
     reward: Reward
+    contexts: Sequence[Context] = (Context(0),)
     _scored: tuple[Tensor, Tensor] | None = field(default=None, init=False)
 
     def evaluate(self, update: int) -> Exact:
@@ -46,86 +51,124 @@ class ExactEvaluator:
         Raises UserError where there are too many sequences, or the reward fails; `update` is named
         in its errors.
         """
-        reward, log_target = self.log_target(update)
-        settings = self.config.evaluation
-        return exact_metrics(
-            self.sequences,
-            self.log_policy(),
-            self.log_prior,
-            log_target,
-            reward,
-            beta=self.config.beta,
-            n=settings.samples,
-            n_prior=settings.prior_samples,
+        reward, log_target = self.log_targets(update)
+        plan = evaluation_plan(self.config.evaluation, len(self.contexts))
+        rows = zip(self.log_policies(), self.log_priors, log_target, reward, strict=True)
+        return averaged(
+            [
+                exact_metrics(
+                    self.sequences,
+                    log_policy,
+                    log_prior,
+                    log_target,
+                    reward,
+                    beta=self.config.beta,
+                    n=plan.samples,
+                    n_prior=plan.prior_samples,
+                )
+                for log_policy, log_prior, log_target, reward in rows
+            ]
         )
 
     @cached_property
     def sequences(self) -> Enumeration:
-        """All S sequences that a rollout can have."""
+        """All S sequences that a rollout of a context can have."""
         model = self.config.model
         assert isinstance(model, EnumerableModelConfig)
         end = self.policy.prior.stop_token_ids[0]
         length = self.config.rollout.max_new_tokens
         return enumerate_sequences(range(model.letters), end, length, MOST_SEQUENCES)
 
+    def check_size(self) -> None:
+        """Raises UserError where all sequences of all contexts are too many to list."""
+        count = len(self.sequences) * len(self.contexts)
+        if count > MOST_SEQUENCES:
+            raise UserError(
+                f"prompts.path: {len(self.contexts):,} prompts with {len(self.sequences):,} "
+                f"sequences each are more than the {MOST_SEQUENCES:,} that exact evaluation lists; "
+                "give fewer prompts, or a smaller model.letters or model.length"
+            )
+
     @cached_property
-    def log_prior(self) -> Tensor:
-        """`(S,)` log π0(x), nats per sequence."""
+    def log_priors(self) -> Tensor:
+        """`(C, S)` log π0(x), nats per sequence."""
         return self._log_sequences(self.policy.prior.model)
 
-    def log_policy(self) -> Tensor:
-        """`(S,)` log π(x) of the policy as it is now, nats per sequence."""
+    @property
+    def log_prior(self) -> Tensor:
+        """`(S,)` log π0(x) of the first context."""
+        return self.log_priors[0]
+
+    def log_policies(self) -> Tensor:
+        """`(C, S)` log π(x) of the policy as it is now, nats per sequence."""
         return self._log_sequences(self.policy.model)
 
     @torch.no_grad()
     def _log_sequences(self, model: PreTrainedModel) -> Tensor:
-        log_next = self._log_next(model)
         tokens, lengths = self.sequences.tokens, self.sequences.lengths
         places = torch.arange(tokens.shape[1])
-        chosen = log_next[self._branches[:, None], places, tokens]
-        return torch.where(places < lengths[:, None], chosen, 0.0).sum(1)
+        chosen = self._log_next(model)[:, self._branches[:, None], places, tokens]
+        return torch.where(places < lengths[:, None], chosen, 0.0).sum(-1)
 
-    def log_target(self, update: int) -> tuple[Tensor, Tensor]:
-        """`(S,)` rewards of all texts and `(S,)` log P(x), unnormalised, nats per sequence."""
+    def log_policy(self) -> Tensor:
+        """`(S,)` log π(x) of the first context."""
+        return self.log_policies()[0]
+
+    def log_targets(self, update: int) -> tuple[Tensor, Tensor]:
+        """`(C, S)` rewards of all texts and `(C, S)` log P(x), unnormalised, nats per sequence."""
         if self._scored is None:
             tokens, lengths = self.sequences.tokens, self.sequences.lengths
-            prompt, size = (part.cpu() for part in self.policy.prior.encode([Context(0)]))
-            prompts = prompt.expand(len(tokens), -1), size.expand(len(tokens))
-            texts = self.policy.prior.decode(*prompts, tokens, lengths)
-            reward = score(self.reward, texts, [Context(0)] * len(texts), update=update).double()
-            self._scored = reward, self.log_prior + self.target.log_evidence(reward)
-            if bool((self._scored[1] == -torch.inf).all()):
+            prompts, sizes = (part.cpu() for part in self.policy.prior.encode(self.contexts))
+            count = len(tokens)
+            texts = self.policy.prior.decode(
+                prompts.repeat_interleave(count, 0),
+                sizes.repeat_interleave(count),
+                tokens.repeat(len(prompts), 1),
+                lengths.repeat(len(prompts)),
+            )
+            contexts = [context for context in self.contexts for _ in range(count)]
+            reward = score(self.reward, texts, contexts, update=update).double()
+            shape = (len(self.contexts), count)
+            evidence = self.target.log_evidence(reward).reshape(shape)
+            self._scored = reward.reshape(shape), self.log_priors + evidence
+            if bool((self._scored[1] == -torch.inf).all(1).any()):
                 raise UserError(
-                    f"target={self.target.name}: none of the prior's {len(texts):,} sequences "
+                    f"target={self.target.name}: none of the prior's {count:,} sequences "
                     "satisfies it: lower target.threshold, or choose another reward"
                 )
         return self._scored
 
+    def log_target(self, update: int) -> tuple[Tensor, Tensor]:
+        """`(S,)` rewards and `(S,)` log P(x) of the first context."""
+        reward, log_target = self.log_targets(update)
+        return reward[0], log_target[0]
+
     def _log_next(self, model: PreTrainedModel) -> Tensor:
-        """`(R, T, V)` next-token log-probabilities along each of the R longest prefixes.
+        """`(C, R, T, V)` next-token log-probabilities along each of the R longest prefixes.
 
         The prefixes of T − 1 letters pass through every shorter one: with them all sequences are
         scored, and no prefix needs a pass of its own.
         """
         full = self.sequences.tokens.shape[1]
-        rows = self.sequences.tokens[self._longest]
-        prompt, prompt_lengths = self.policy.prior.encode([Context(0)])
+        rows = self.sequences.tokens[self._longest].to(self.policy.device)
+        prompts, prompt_lengths = self.policy.prior.encode(self.contexts)
+        pairs = torch.cartesian_prod(torch.arange(len(self.contexts)), torch.arange(len(rows)))
         parts = []
-        at_once = self.config.rollout.batch_size or len(rows)
+        at_once = self.config.rollout.batch_size or len(pairs)
         with float64(model):
-            for part in rows.to(self.policy.device).split(at_once):
-                size = len(part)
+            for part in pairs.to(self.policy.device).split(at_once):
+                context, row = part.unbind(1)
                 view = next_tokens(
                     model,
                     Completions(
-                        prompt.expand(size, -1),
-                        prompt_lengths.expand(size),
-                        part,
-                        torch.full((size,), full, device=part.device),
+                        prompts[context],
+                        prompt_lengths[context],
+                        rows[row],
+                        torch.full((len(part),), full, device=part.device),
                     ),
                 )
-                parts.append(view.logits.log_softmax(-1).reshape(size, full, -1).cpu())
-        return torch.cat(parts)
+                parts.append(view.logits.log_softmax(-1).reshape(len(part), full, -1).cpu())
+        return torch.cat(parts).reshape(len(self.contexts), len(rows), full, -1)
 
     @cached_property
     def _longest(self) -> Tensor:
@@ -141,6 +184,24 @@ class ExactEvaluator:
         digits = torch.where(prefix < letters, prefix, 0)
         powers = letters ** torch.arange(prefix.shape[1]).flip(0)
         return (digits * powers).sum(1)
+
+
+def averaged(contexts: Sequence[Exact]) -> Exact:
+    """The mean of each metric over contexts; unavailable where one of them has none.
+
+    A perplexity is the exponential of a mean: its logarithm is averaged.
+    """
+    found: dict[str, float | Unavailable] = {}
+    for name in contexts[0]:
+        values = [values[name] for values in contexts]
+        numbers = [value for value in values if not isinstance(value, Unavailable)]
+        if len(numbers) < len(values):
+            found[name] = next(value for value in values if isinstance(value, Unavailable))
+        elif name == PERPLEXITY:
+            found[name] = math.exp(math.fsum(map(math.log, numbers)) / len(numbers))
+        else:
+            found[name] = math.fsum(numbers) / len(numbers)
+    return found
 
 
 @contextmanager

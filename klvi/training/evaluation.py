@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from klvi.config.groups import Plan, evaluation_plan
 from klvi.config.schema import EnumerableModelConfig, MeasureConfig, PosteriorTarget
+from klvi.contexts import Context
+from klvi.errors import UserError
 from klvi.metrics.evaluate import evaluate
 from klvi.metrics.frontier import frontier_violation
 from klvi.metrics.measurement import Metric, Unavailable
@@ -39,11 +42,17 @@ class Evaluation:
     warning: str | None = None
 
 
+def repeated(contexts: Sequence[Context], times: int) -> list[Context]:
+    """Each context `times` times, one after the other."""
+    return [context for context in contexts for _ in range(times)]
+
+
 @dataclass
 class Evaluator:
     """Measures a policy with fresh samples of its own and one fixed set of the prior's.
 
-    `notes` are what the user should know of how it was assembled, a line each.
+    Where there are many contexts, those that are measured are drawn once. `notes` are what the user
+    should know of how it was assembled, a line each.
 
     The same seed draws the same random numbers at every evaluation, so that two evaluations of one
     policy agree and those of a moving policy differ by no more than it moved.
@@ -63,8 +72,9 @@ class Evaluator:
 
     def measure(self, update: int) -> tuple[dict[str, Metric], Samples]:
         """The estimates alone, and the samples of the policy that they come from."""
-        settings = self.config.evaluation
-        samples = self.draw(settings.samples, settings.seed, update)
+        settings, plan = self.config.evaluation, self.plan
+        contexts = repeated(self._measured, plan.samples)
+        samples = self._complete(contexts, settings.seed, update, "evaluation")
         prior = self._prior_samples
         budget = self.config.rollout.micro_batch_tokens
         moved = not self.policy.is_prior
@@ -76,6 +86,7 @@ class Evaluator:
             beta=self.config.beta,
             prior_samples=prior,
             prior_log_target=self.target.log_score(prior),
+            contexts=len(self.contexts.contexts),
             ess_floor=settings.ess_floor,
             confidence=settings.confidence,
             seed=settings.seed,
@@ -101,39 +112,51 @@ class Evaluator:
         """What gives the exact values; None where the prior is not enumerable."""
         if not isinstance(self.config.model, EnumerableModelConfig):
             return None
-        return ExactEvaluator(self.config, self.policy, self.target, self.reward)
+        return ExactEvaluator(
+            self.config, self.policy, self.target, self.reward, self.contexts.contexts
+        )
+
+    @property
+    def plan(self) -> Plan:
+        """How many samples of how many prompts are measured."""
+        return evaluation_plan(self.config.evaluation, len(self.contexts.contexts))
+
+    @cached_property
+    def _measured(self) -> list[Context]:
+        """The contexts that are measured, the same throughout a run."""
+        return self.contexts.subset(self.plan.contexts, self.config.evaluation.seed)
 
     @cached_property
     def _prior_samples(self) -> Samples:
         """Samples of π0 that complete the proposal where the policy does not cover the target."""
-        settings = self.config.evaluation
+        contexts = repeated(self._measured, self.plan.prior_samples)
         with self.policy.with_adapter(self.policy.zero_adapter()):
-            return self.draw(
-                settings.prior_samples, settings.seed, 0, purpose="prior", distributions=False
-            )
+            return self._complete(contexts, self.config.evaluation.seed, 0, "prior")
 
-    def draw(
-        self,
-        count: int,
-        seed: int,
-        update: int,
-        *,
-        purpose: str = "evaluation",
-        distributions: bool = True,
-    ) -> Samples:
-        """`count` scored samples of the policy, with the distributions behind their tokens.
+    def draw(self, count: int, seed: int, update: int) -> Samples:
+        """`count` scored samples of the policy, of the contexts in their order, over and over."""
+        return self._complete(self.contexts.first(count), seed, update, "evaluation")
+
+    def _complete(self, contexts: list[Context], seed: int, update: int, purpose: str) -> Samples:
+        """A scored sample per context; those of the policy with distributions behind their tokens.
 
         What `seed` gives for one `purpose` is independent of what it gives for another.
+        Raises UserError where log-probabilities are not numbers.
         """
         generator = seeded_generator(purpose, seed, device=self.policy.device)
         samples = sample(
             self.policy,
-            self.contexts.first(count),
+            contexts,
             max_new_tokens=self.config.rollout.max_new_tokens,
             generator=generator,
             batch_size=self.config.rollout.batch_size,
             budget=self.config.rollout.micro_batch_tokens,
-            distributions=distributions,
+            distributions=purpose == "evaluation",
         )
+        if not bool(samples.log_policy.isfinite().all()):
+            raise UserError(
+                f"model {self.config.model.name}: the policy's log-probabilities are not finite; "
+                "use model.dtype=float32, or a policy trained with a smaller optim.lr"
+            )
         reward = score(self.reward, samples.texts, samples.contexts, update=update)
         return samples.with_reward(reward.to(samples.lengths.device))

@@ -29,7 +29,13 @@ from klvi.training.prompt_stream import PromptStream
 from klvi.training.randomness import seeded_generator
 
 Record = dict[str, Any]
+# Samples on which a policy is checked before it is kept.
+PROBED = 4
 T = TypeVar("T")
+
+
+class DivergenceError(UserError):
+    """The policy is spoiled: what it has become must not be kept."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,7 @@ class Loop:
 
     def __post_init__(self) -> None:
         self._timings: dict[str, float] = defaultdict(float)
+        self._probe: Samples | None = None
         if self.objective.adaptive_proposal and self.proposal is None:
             self.proposal = self.policy.snapshot()
 
@@ -89,6 +96,7 @@ class Loop:
         self._timings.clear()
         generator = self._generator(self.update + 1)
         samples = self.score(self.roll_out(generator))
+        self._probe = samples.select(torch.arange(min(PROBED, len(samples))))
         share = self.evidence_share(self.update)
         if share != self.evidence_share(self.update - 1):
             self.objective.retarget()
@@ -100,6 +108,9 @@ class Loop:
             self._renew_proposal(samples, log_target)
             if signals:
                 statistics |= self.learn(samples, signals, generator)
+            else:
+                self.optimisation.step()
+        self._check("the weights are", *(p.detach() for p in self.policy.parameters()))
         self.update += 1
         self.learning = False
         elapsed = time.perf_counter() - started
@@ -133,6 +144,7 @@ class Loop:
         budget = self.config.rollout.micro_batch_tokens
         with self.timed("prior"), self.policy.with_adapter(self.proposal):
             log_policy = log_policy_of(self.policy, from_prior, budget)
+        self._check("the log-probabilities are", log_policy)
         return Samples.concatenate([samples, replace(from_prior, log_policy=log_policy)])
 
     def _complete(
@@ -150,7 +162,9 @@ class Loop:
                     batch_size=settings.batch_size,
                 )
             with self.timed("prior"):
-                return rescore(self.policy, samples, budget=settings.micro_batch_tokens)
+                samples = rescore(self.policy, samples, budget=settings.micro_batch_tokens)
+        self._check("the log-probabilities are", samples.log_policy, samples.values)
+        return samples
 
     def score(self, samples: Samples) -> Samples:
         """The samples with their rewards."""
@@ -189,11 +203,7 @@ class Loop:
             for name, value in statistics.items():
                 sums[name] += value
         norm = self.optimisation.step()
-        if not norm < torch.inf:
-            raise UserError(
-                f"update {self.update + 1}: the gradient is not finite ({norm}): lower optim.lr, "
-                "raise beta, or use model.dtype=float32; the last checkpoint is intact"
-            )
+        self._check("the gradient is", torch.tensor(norm))
         return {**sums, "optim/grad_norm": norm}
 
     def parts(self, samples: Samples, signals: Signals) -> Iterator[Part]:
@@ -213,6 +223,26 @@ class Loop:
             values=None if head is None else view.per_token(head(view.hidden)),
             mask=view.mask,
             entropy=view.per_token(token_entropy(view.logits.detach())) if entropy else None,
+        )
+
+    def check_policy(self) -> None:
+        """Raises DivergenceError where the policy as it is now gives no finite log-probabilities.
+
+        On a few samples of the last rollout: weights can be finite, and what they compute not.
+        """
+        if self._probe is not None:
+            log_policy = log_policy_of(self.policy, self._probe)
+            self._check("the log-probabilities are", log_policy, update=self.update)
+
+    def _check(self, what: str, *values: Tensor | None, update: int | None = None) -> None:
+        """Raises DivergenceError, with update and remedy, where not all values are finite."""
+        if all(value is None or bool(value.isfinite().all()) for value in values):
+            return
+        update = self.update + 1 if update is None else update
+        raise DivergenceError(
+            f"update {update}: {what} no longer finite: lower optim.lr={self.config.optim.lr:g}, "
+            f"scale the reward or beta={self.config.beta:g}, or use model.dtype=float32; "
+            "the last checkpoint is intact"
         )
 
     @contextmanager

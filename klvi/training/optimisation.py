@@ -27,6 +27,7 @@ class Optimisation:
     def __init__(self, policy: Policy, config: OptimSection, updates: int) -> None:
         assert config.lr is not None, "chosen once the model is loaded"
         self.parameters = policy.parameters()
+        self.adapter = policy.adapter_parameters()
         self.max_grad_norm = config.max_grad_norm
         self.optimizer = _optimizer(policy, config, config.lr)
         self.scheduler: LambdaLR = get_scheduler(
@@ -64,8 +65,13 @@ class Optimisation:
     def step(self) -> float:
         """Clip, step, and clear the gradients; returns the gradient's norm before clipping.
 
-        A gradient that is not finite moves nothing: it would spoil every weight.
+        A gradient that is not finite moves nothing: it would spoil every weight. Nor does one that
+        is exactly 0 move the policy, by momentum or weight decay. The value head's may be 0 while
+        the policy learns, where all values are clipped.
         """
+        if not any(bool(p.grad.any()) for p in self.adapter if p.grad is not None):
+            for parameter in self.adapter:
+                parameter.grad = None
         limit = torch.inf if self.max_grad_norm is None else self.max_grad_norm
         norm = float(nn.utils.clip_grad_norm_(self.parameters, limit))
         if norm < torch.inf:

@@ -37,6 +37,15 @@ class PromptStream:
         """`size` contexts in the file's order, over and over: the same for every evaluation."""
         return [self.contexts[i % len(self.contexts)] for i in range(size)]
 
+    def subset(self, count: int, seed: int) -> list[Context]:
+        """`count` contexts drawn at random, in the file's order: the same for the same seed."""
+        rows = len(self.contexts)
+        if count >= rows:
+            return self.contexts
+        generator = seeded_generator("evaluation prompts", seed)
+        chosen = torch.randperm(rows, generator=generator)[:count].sort().values
+        return [self.contexts[row] for row in chosen.tolist()]
+
     def _order(self, epoch: int) -> list[int]:
         generator = seeded_generator("prompts", self.seed, epoch)
         order: list[int] = torch.randperm(len(self.contexts), generator=generator).tolist()

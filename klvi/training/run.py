@@ -9,18 +9,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import yaml
 from rich.text import Text
 
 from klvi.config.defaults import choose
+from klvi.config.groups import check_groups, samples_per_prompt
 from klvi.config.schema import (
+    EnumerableModelConfig,
     FilePrompts,
     MeasureConfig,
     PPOSection,
     RolloutSection,
+    SampleConfig,
     TrainConfig,
 )
 from klvi.contexts import Context
@@ -29,6 +32,7 @@ from klvi.metrics.measurement import Metric
 from klvi.models.allocator import keep_freed_memory
 from klvi.models.batching import Batching
 from klvi.models.decoding import Decoder, decode
+from klvi.models.embedded.enumerable import check_letters
 from klvi.models.graph_decoding import graph_decode
 from klvi.models.memory import out_of_memory
 from klvi.models.policy import Policy
@@ -48,13 +52,14 @@ from klvi.training.checkpoint import Checkpoints
 from klvi.training.defaults import choices_line, facts_of
 from klvi.training.devices import allow_tf32, choose_device, use_device
 from klvi.training.evaluation import Evaluator
-from klvi.training.loop import Loop, Record
+from klvi.training.loop import DivergenceError, Loop, Record
 from klvi.training.optimisation import Optimisation
 from klvi.training.prompt_stream import PromptStream
 
 CONFIG_FILE = "config.yaml"
 ADAPTER_FOLDER = "adapter"
 CHECKPOINT_FOLDER = "checkpoints"
+C = TypeVar("C", bound=MeasureConfig)
 PACKAGES = ("klvi", "torch", "transformers", "trl", "peft", "accelerate", "hydra-core")
 
 
@@ -74,19 +79,23 @@ def assemble_evaluator(config: MeasureConfig, *, adapted: bool) -> Evaluator:
     reward = build_reward(config.reward, device)
     loaded = load_contexts(config.prompts)
     check_columns(reward, loaded)
+    config = with_groups(config, len(loaded))
+    if isinstance(config.model, EnumerableModelConfig):
+        check_letters(loaded, config.model.letters)
     with out_of_memory("loading"):
         prior = load_prior(config.model, device)
     if isinstance(config.prompts, FilePrompts):
         prior = replace(prior, max_prompt_tokens=config.prompts.max_tokens)
         loaded = lay_out(prior.tokenizer, prior.name, loaded, config.prompts.chat)
-    contexts = PromptStream(loaded, config.seed, config.rollout.samples_per_prompt)
+    contexts = PromptStream(loaded, config.seed, config.rollout.samples_per_prompt or 1)
     longest = prior.encode(contexts.contexts)[0].shape[1]
     prior.check_length(longest, config.rollout.max_new_tokens)
     config = choose(config, facts_of(prior), longest + config.rollout.max_new_tokens)
     policy = Policy(prior, config.lora if adapted else None, config.seed)
     policy.decoder = _decoder(config.rollout, prior, longest + config.rollout.max_new_tokens)
-    check_policy(policy, contexts.contexts, config.rollout.max_new_tokens)
-    return Evaluator(
+    with out_of_memory("loading"):
+        check_policy(policy, contexts.contexts, config.rollout.max_new_tokens)
+    evaluator = Evaluator(
         config=config,
         policy=policy,
         target=build_target(config.target, config.beta),
@@ -94,6 +103,24 @@ def assemble_evaluator(config: MeasureConfig, *, adapted: bool) -> Evaluator:
         contexts=contexts,
         notes=_notes(policy, loaded),
     )
+    if evaluator.enumeration is not None and not isinstance(config, SampleConfig):
+        evaluator.enumeration.check_size()
+    return evaluator
+
+
+def with_groups(config: C, contexts: int) -> C:
+    """The configuration with the completions that each prompt gets in a rollout.
+
+    Raises UserError where they are too few for the objective.
+    """
+    if not isinstance(config, TrainConfig):
+        return config
+    size = config.rollout.samples_per_prompt
+    if size is None:
+        size = samples_per_prompt(config.objective, contexts, config.batch_size)
+    check_groups(config.objective, contexts, size, config.batch_size)
+    rollout = config.rollout.model_copy(update={"samples_per_prompt": size})
+    return config.model_copy(update={"rollout": rollout})
 
 
 def _notes(policy: Policy, contexts: Sequence[Context]) -> list[str]:
@@ -202,6 +229,8 @@ class Run:
         self.loop.on_update.append(self._log)
         try:
             self._run_loop()
+        except DivergenceError:
+            raise
         except UserError:
             # A reward that fails does so before the policy moves: what was reached is whole.
             if not self.loop.learning:
@@ -220,6 +249,9 @@ class Run:
     def _log(self, record: Record) -> None:
         update = record["update"]
         due = update % self.config.evaluation.every == 0 or update == self.config.updates
+        kept = update % self.config.checkpoint.every == 0 or update == self.config.updates
+        if due or kept:
+            self.loop.check_policy()
         if due:
             started = time.perf_counter()
             samples = self._evaluate(update)
@@ -230,7 +262,7 @@ class Run:
         self.tracker.log_update(record)
         if due:
             self.tracker.log_evaluation(update, self.metrics, samples)
-        if update and (update % self.config.checkpoint.every == 0 or update == self.config.updates):
+        if update and kept:
             self.checkpoints.save(self.loop)
 
     def _evaluate(self, update: int) -> Any:

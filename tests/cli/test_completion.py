@@ -20,7 +20,7 @@ def completions(klvi: Klvi, line: str) -> list[str]:
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("klvi ", ["train", "eval", "sample", "resume", "export", "pretrain", "verify"]),
+        ("klvi ", ["train", "eval", "sample", "resume", "export", "pretrain", "verify", "env"]),
         ("klvi re", ["resume"]),
         ("klvi train objective=", ["objective=gdc", "objective=kl", "objective=rl"]),
         ("klvi train objective=gdc objective.pro", ["objective.proposal="]),

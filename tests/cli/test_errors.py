@@ -20,7 +20,7 @@ Klvi = Callable[..., subprocess.CompletedProcess[str]]
             ["frobnicate"],
             [
                 "frobnicate: unknown command; the commands are train, eval, sample, resume, "
-                "export, pretrain, verify"
+                "export, pretrain, verify, env"
             ],
         ),
         (["beta=1"], ["beta=1: a command comes first, as in klvi train beta=1"]),

@@ -325,13 +325,14 @@ def test_an_estimate_that_one_sample_carries_says_next_to_nothing():
 def test_the_worst_prompt_is_named_when_it_is_refused():
     samples = made(100, prompts=["many"] * 80 + ["few"] * 20)
     reason = measure(samples)["eval/log_z"].reason
-    assert "of 20 samples for prompt 'few' is below the floor of 30" in reason
+    assert "of 20 samples for prompt 1 ('few') is below the floor of 30" in reason
 
 
 def test_prompts_with_a_single_sample_have_no_z_but_an_elbo():
     samples = made(40, prompts=[str(i) for i in range(40)])
     found = measure(samples)
-    assert found["eval/log_z"].reason == "prompt '0' has a single sample, and Z is a prompt's own"
+    reason = "prompt 0 ('0') has a single sample, and Z is a prompt's own"
+    assert found["eval/log_z"].reason == reason
     expected = float((log_target(samples) - samples.log_policy_sequence).double().mean())
     assert found["eval/elbo"].value == pytest.approx(expected, abs=1e-6)
 

@@ -6,11 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 from support import made_samples, train_config
+from torch import Tensor
 from torch.testing import assert_close
 
 from klvi.contexts import contexts_of
-from klvi.objectives import GDC, Prediction, Totals, build_objective
-from klvi.objectives.gdc import RunningLogZ, effective_sample_size
+from klvi.objectives import GDC, Prediction, Signals, Totals, build_objective
+from klvi.objectives.gdc import RunningMean, effective_sample_size
+from klvi.samples import Samples
 
 
 def made_gdc(**options: object) -> GDC:
@@ -19,26 +21,40 @@ def made_gdc(**options: object) -> GDC:
     return objective
 
 
-def test_log_z_is_the_average_over_all_samples_of_a_prompt() -> None:
-    running = RunningLogZ()
-    first = torch.tensor([1.0, 3.0, 0.5]).log().double()
-    second = torch.tensor([2.0, 0.0]).log().double()
-    assert_close(
-        running.update(first, torch.tensor([0, 0, 1])),
-        torch.tensor([2.0, 2.0, 0.5]).log().double(),
-    )
-    restored = RunningLogZ()
-    restored.load_state_dict(running.state_dict())
-    assert_close(
-        restored.update(second, torch.tensor([0, 1])),
-        torch.tensor([2.0, 0.25]).log().double(),
-    )
+def test_a_sample_is_judged_by_all_others_of_its_context() -> None:
+    running, generator = RunningMean(), torch.Generator().manual_seed(0)
+    seen: dict[int, list[float]] = {}
+    for size in (1, 7, 20):
+        context = torch.randint(0, 5, (size,), generator=generator)
+        weights = torch.rand(size, generator=generator).double() ** 4
+        found, of_all = running.update(weights.log(), context)
+        here = [[] for _ in context]
+        for i, row in enumerate(context.tolist()):
+            here[i] = [w for j, w in enumerate(weights.tolist()) if context[j] == row and j != i]
+        for i, row in enumerate(context.tolist()):
+            others, own = seen.get(row, []) + here[i], float(weights[i])
+            total = sum(others) + own
+            assert of_all[i].exp().item() == pytest.approx(total / (len(others) + 1))
+            if not others:
+                assert math.isnan(found[i])
+            else:
+                expected = max(sum(others), own) / len(others)
+                assert found[i].exp().item() == pytest.approx(expected)
+        for row, weight in zip(context.tolist(), weights.tolist(), strict=True):
+            seen.setdefault(row, []).append(weight)
+        restored = RunningMean()
+        restored.load_state_dict(running.state_dict())
+        running = restored
 
 
-def test_log_z_does_not_overflow() -> None:
-    running = RunningLogZ()
-    log_z = running.update(torch.tensor([5000.0, -5000.0]).double(), torch.tensor([0, 0]))
-    assert_close(log_z, torch.full((2,), 5000 - math.log(2)).double())
+def test_means_do_not_overflow_or_cancel() -> None:
+    running = RunningMean()
+    of_others, of_all = running.update(
+        torch.tensor([5000.0, -5000.0, -5000.0]).double(), torch.tensor([3, 3, 3])
+    )
+    # Without the first the mean is tiny, and no weight is taken to exceed 2.
+    assert_close(of_others, torch.tensor([5000 - math.log(2)] * 3).double())
+    assert_close(of_all, torch.full((3,), 5000 - math.log(3)).double())
 
 
 def test_effective_sample_size() -> None:
@@ -48,13 +64,77 @@ def test_effective_sample_size() -> None:
     assert effective_sample_size(torch.tensor([2000.0, 2000.0]).double()) == pytest.approx(2)
 
 
-def test_weights_average_to_one_in_the_first_rollout() -> None:
+def test_weights_are_relative_to_the_mean_of_the_others() -> None:
     samples = made_samples([2, 3, 4, 1])
     signals, statistics = made_gdc().signals(samples, samples.log_prior_sequence)
-    assert_close(signals["weights"].mean(), torch.tensor(1.0))
-    log_weights = samples.log_prior_sequence - samples.log_policy_sequence
-    assert statistics["gdc/log_z"] == pytest.approx(log_weights.exp().mean().log().item(), abs=1e-5)
+    weights = (samples.log_prior_sequence - samples.log_policy_sequence).exp()
+    expected = torch.minimum(3 * weights / (weights.sum() - weights), torch.tensor(3.0))
+    assert_close(signals["weights"], expected)
+    assert statistics["gdc/log_z"] == pytest.approx(weights.mean().log().item(), abs=1e-5)
     assert 1 <= statistics["gdc/ess"] <= 4
+
+
+def test_a_sample_without_another_of_its_context_says_nothing() -> None:
+    samples = replace(made_samples([2, 3, 4, 1]), contexts=contexts_of(["a", "b", "b", "c"]))
+    objective = made_gdc()
+    signals, _ = objective.signals(samples, samples.log_prior_sequence)
+    gradient = gradient_of(objective, samples, signals)
+    assert (gradient[[0, 3]] == 0).all()
+    assert (gradient[[1, 2], 0] != 0).any()
+    # A second rollout is judged by the first.
+    signals, _ = objective.signals(samples, samples.log_prior_sequence - 1.0)
+    assert (gradient_of(objective, samples, signals)[[0, 3], 0] != 0).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"proposal": "mixture"}, {"epochs": 3}])
+def test_at_the_target_the_gradient_is_exactly_zero(options: dict[str, object]) -> None:
+    """Also where the policy, the prior and a pass differ by rounding, and from the decoder."""
+    samples = replace(made_samples([3] * 40), contexts=contexts_of(list("abcde") * 8))
+    noise = 1e-6 * torch.randn(40, 3, generator=torch.Generator().manual_seed(3))
+    generator = torch.Generator().manual_seed(4)
+    drawn = samples.log_policy_sequence + 0.2 * torch.randn(40, generator=generator).double()
+    samples = replace(samples, log_density=drawn if not options else None)
+    objective = made_gdc(**options)
+    for constant in (7.0, 7.0):
+        log_target = samples.log_policy_sequence + noise.double().sum(1) + constant
+        signals, _ = objective.signals(samples, log_target)
+        assert (gradient_of(objective, samples, signals, -noise) == 0).all()
+    far, _ = made_gdc(**options).signals(
+        samples, log_target + torch.randn(40, generator=generator).double()
+    )
+    assert (gradient_of(objective, samples, far) != 0).any()
+
+
+def gradient_of(
+    objective: GDC, samples: Samples, signals: Signals, noise: Tensor | float = 0.0
+) -> Tensor:
+    """`(N, T)` of the loss, by the log-probabilities, which a pass gives with `noise`."""
+    log_policy = (samples.log_policy + noise).requires_grad_()
+    prediction = Prediction(log_policy, None, samples.mask)
+    loss, _ = objective.loss(prediction, samples, signals, Totals(len(samples), 1))
+    loss.backward()
+    assert log_policy.grad is not None
+    return log_policy.grad
+
+
+def test_a_weight_is_divided_by_the_density_of_what_drew() -> None:
+    samples = made_samples([2, 3, 4, 1])
+    drawn = samples.log_policy_sequence + torch.tensor([0.3, -0.2, 0.1, 0.0]).double()
+    signals, _ = made_gdc().signals(replace(samples, log_density=drawn), samples.log_prior_sequence)
+    weights = (samples.log_prior_sequence - drawn).exp()
+    expected = torch.minimum(3 * weights / (weights.sum() - weights), torch.tensor(3.0))
+    assert_close(signals["weights"], expected)
+
+
+def test_shares_of_a_mixture_are_those_of_the_context() -> None:
+    """Of context a two of four samples come from the prior, of b none."""
+    samples = replace(made_samples([2] * 6), contexts=contexts_of(list("aabbaa")))
+    signals, _ = made_gdc(proposal="mixture", prior_share=0.35).signals(
+        samples, samples.log_prior_sequence
+    )
+    policy, prior = samples.log_policy_sequence.exp(), samples.log_prior_sequence.exp()
+    expected = torch.where(torch.tensor([1, 1, 0, 0, 1, 1]) == 1, (policy + prior) / 2, policy)
+    assert_close(signals["log_proposal"].exp(), expected)
 
 
 def test_a_rollout_without_any_weight_teaches_nothing_and_is_reported() -> None:
@@ -102,15 +182,15 @@ def test_a_mixture_weighs_every_sample_by_both_of_its_parts() -> None:
     policy, prior = samples.log_policy_sequence.exp(), samples.log_prior_sequence.exp()
     proposal = 0.75 * policy + 0.25 * prior
     assert_close(signals["log_proposal"].exp(), proposal)
-    assert_close(signals["weights"], (prior / proposal) / (prior / proposal).mean())
+    weights = prior / proposal
+    expected = torch.minimum(3 * weights / (weights.sum() - weights), torch.tensor(3.0))
+    assert_close(signals["weights"], expected)
     # Nothing is weighed by more than the inverse of the prior's share.
     assert statistics["gdc/log_z"] <= math.log(4)
-    log_policy = samples.log_policy.clone().requires_grad_()
-    prediction = Prediction(log_policy, None, samples.mask)
-    loss, _ = objective.loss(prediction, samples, signals, Totals(4, 10))
-    loss.backward()
-    assert log_policy.grad is not None
-    assert_close(log_policy.grad[:, 0], (policy / proposal - signals["weights"]) / 4)
+    ratio = policy / proposal
+    ratio = torch.minimum(3 * ratio / (ratio.sum() - ratio), torch.tensor(3.0))
+    gradient = gradient_of(objective, samples, signals)[:, 0].double()
+    assert_close(gradient, (ratio - expected) / 4)
 
 
 def test_a_rollout_too_small_for_a_mixture_is_the_policys_own() -> None:

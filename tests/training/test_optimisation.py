@@ -38,6 +38,20 @@ def test_adamw_moves_all_weights() -> None:
         assert_close((new - old).abs(), torch.full_like(old, 0.01), rtol=1e-2, atol=0)
 
 
+@pytest.mark.parametrize("algorithm", ["adamw", "muon"])
+def test_a_gradient_of_zero_moves_nothing(algorithm: str) -> None:
+    """Neither by momentum, which earlier steps have left, nor by weight decay."""
+    policy, optimisation = made(algorithm, weight_decay=0.1)
+    step(optimisation, 0)
+    before = policy.snapshot()
+    for parameter in policy.adapter_parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    assert optimisation.step() == 0.0
+    assert all(map(torch.equal, before, policy.adapter_parameters()))
+    step(optimisation, 1)
+    assert not any(map(torch.equal, before, policy.adapter_parameters()))
+
+
 def test_muon_moves_the_adapters_matrices_alike_in_all_directions() -> None:
     policy, optimisation = made("muon")
     before = policy.snapshot()

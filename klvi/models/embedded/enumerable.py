@@ -5,16 +5,22 @@ from __future__ import annotations
 import itertools
 import math
 import string
+from collections.abc import Sequence
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from klvi.contexts import Context
+from klvi.errors import UserError
+
 END_OF_TEXT = "<|endoftext|>"
 WIDTH, LAYERS, HEADS = 64, 2, 8
 ENTROPY_SHARE = 0.5
 MOST_PREFIXES = 700
+# Positions for a prompt and its completion.
+POSITIONS = 128
 
 
 def enumerable_lm(
@@ -30,7 +36,20 @@ def enumerable_lm(
         torch.manual_seed(seed)
         model = GPT2LMHeadModel(_config(letters, length)).eval()
     _set_entropy(model, letters, length)
+    _lengthen(model, seed)
     return model, tokenizer
+
+
+def check_letters(contexts: Sequence[Context], letters: int) -> None:
+    """Raises UserError for a prompt that is no sequence of the first `letters` letters."""
+    alphabet = string.ascii_lowercase[:letters]
+    for context in contexts:
+        if any(word not in alphabet or len(word) != 1 for word in context.prompt.split()):
+            raise UserError(
+                f"prompts.path: {context.title}: model=enumerable reads letters "
+                f"a to {alphabet[-1]} parted by spaces, such as 'a b'; raise model.letters, or "
+                "use another model"
+            )
 
 
 def _tokenizer(letters: int) -> PreTrainedTokenizerFast:
@@ -65,6 +84,20 @@ def _config(letters: int, length: int) -> GPT2Config:
         bos_token_id=letters,
         eos_token_id=letters,
     )
+
+
+@torch.no_grad()
+def _lengthen(model: GPT2LMHeadModel, seed: int) -> None:
+    """More positions, for prompts, with random numbers of their own.
+
+    The entropy of texts that follow a prompt is what it happens to be.
+    """
+    embedding, config = model.transformer.wpe, model.config
+    generator = torch.Generator().manual_seed(seed)
+    more = torch.randn(POSITIONS - config.n_positions, WIDTH, generator=generator)
+    weight = torch.cat([embedding.weight, config.initializer_range * more])
+    model.transformer.wpe = torch.nn.Embedding.from_pretrained(weight)
+    config.n_positions = POSITIONS
 
 
 @torch.no_grad()
