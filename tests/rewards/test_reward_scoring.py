@@ -27,9 +27,9 @@ def returning(values):
         torch.tensor([1.0, 2.5], dtype=torch.bfloat16, requires_grad=True),
     ],
 )
-def test_numbers_of_any_kind_become_float32(values):
+def test_numbers_of_any_kind_become_float64(values):
     scores = score(returning(values), TEXTS, PROMPTS, update=0)
-    assert scores.dtype == torch.float32
+    assert scores.dtype == torch.float64
     assert not scores.requires_grad
     assert scores.tolist() == [1.0, 2.5]
 
@@ -47,7 +47,6 @@ def test_numbers_of_any_kind_become_float32(values):
         ([[0], [1]], r"reward mine returned the non-number \[0\] for sample 0: 'first text'"),
         ([0, math.nan], "reward mine returned nan for sample 1: 'second text'"),
         ([-math.inf, 0], "reward mine returned -inf for sample 0: 'first text'"),
-        ([0, 1e300], "reward mine returned 1e.300 for sample 1: 'second text'"),
     ],
 )
 def test_anything_else_is_refused(values, problem):
