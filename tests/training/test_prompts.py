@@ -12,6 +12,7 @@ from support import LetterReward, disturb, letter_reward, train_config
 from torch import Tensor
 
 from klvi.config.groups import Plan, evaluation_plan, samples_per_prompt
+from klvi.config.rules import broken_rules
 from klvi.config.schema import EvaluationSection, TrainConfig
 from klvi.contexts import Context
 from klvi.errors import UserError
@@ -227,6 +228,24 @@ def test_more_positions_leave_the_enumerable_prior_as_it_was() -> None:
     weights = enumerable_lm(5, 5, 0)[0].transformer.wpe.weight
     assert weights.shape[0] == 128
     assert float(weights[:10].double().sum()) == pytest.approx(5.513911581772845, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"samples": 100, "prompts": 10, "samples_per_prompt": 10}, "leave one null"),
+        ({"ess_floor": 100.0}, "must be at most evaluation.samples_per_prompt=64"),
+    ],
+)
+def test_evaluations_that_do_not_add_up(
+    prompts: Path, changes: dict[str, object], key: str
+) -> None:
+    raw = config_of(prompts, evaluation=changes).model_dump(mode="json")
+    lines = list(broken_rules("train", raw, set()))
+    assert len(lines) == 1
+    assert key in lines[0]
+    alone = train_config(evaluation=changes)
+    assert list(broken_rules("train", alone.model_dump(mode="json"), set())) == []
 
 
 def divergent() -> Iterator[tuple[str, dict[str, object]]]:
