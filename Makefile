@@ -18,7 +18,7 @@ train: $(READY) ## Run the main job: reward "Paris", objective=kl, offline
 	$(BIN)/klvi train
 
 test: $(READY) ## Run all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(READY) ## Check style and format
 	$(BIN)/ruff check .
