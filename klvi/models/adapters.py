@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from klvi.config.schema import LoraSection
 from klvi.errors import UserError
-from klvi.models.products import is_plain_linear
+from klvi.models.products import is_linear_map
 from klvi.models.views import view_of
 
 # Tokens of the pass that shows which layers a model calls: enough to reach most experts.
@@ -44,7 +44,7 @@ def adapter_config(model: PreTrainedModel, lora: LoraSection) -> tuple[LoraConfi
         left_out.update({kind_of(name): reason for name in names})
 
     drop(
-        (n for n in candidates if not is_plain_linear(model.get_submodule(n))),
+        (n for n in candidates if not is_linear_map(model.get_submodule(n))),
         "more than a linear map",
     )
     drop(_refused(model, lora, _without(candidates, left_out)), "refused by peft")
@@ -62,9 +62,15 @@ def adapt(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
     """The model with fresh adapter layers put into it."""
     with warnings.catch_warnings():
         # GPT-2 has both kinds of linear layers; peft tells them apart itself.
-        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to True")
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")
+        # Views and exports part tied embeddings themselves, where only one of them is adapted.
+        warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")
         warnings.simplefilter("ignore", FutureWarning)
         return get_peft_model(model, config)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0]
 
 
 def kind_of(name: str) -> str:
@@ -171,7 +177,16 @@ def _uncalled(model: PreTrainedModel, lora: LoraSection, names: list[str]) -> li
             module.register_forward_hook(note(name))
     vocabulary = model.get_input_embeddings().weight.shape[0]
     tokens = torch.arange(PROBE_TOKENS, device=model.device)[None] % vocabulary
-    view(input_ids=tokens[:, : _room(model)], use_cache=False)
+    try:
+        view(input_ids=tokens[:, : _room(model)], use_cache=False)
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # whatever a model raises
+        raise UserError(
+            f"{type(model).__name__} cannot run in {str(model.dtype).removeprefix('torch.')} on "
+            f"{model.device} ({type(error).__name__}: {_first_line(error)}); "
+            "set model.dtype, or take another model"
+        ) from error
     return [name for name in names if kind_of(name) not in called]
 
 

@@ -64,6 +64,7 @@ class Policy:
         adapted: the same as peft has it; None without an adapter.
         decoder: what samples from the model; klvi's own `decode` unless it is replaced.
         batching: how the model's passes are arranged.
+        adapted_layers: peft's LoRA layers by name.
         left_out: kinds of linear layers that have no adapter, by name, with the reason.
     """
 
@@ -86,7 +87,7 @@ class Policy:
                 self.adapted = adapt(self.model, config)
             self.adapted.eval()
             fuse_lora(self.model)
-        self._lora_layers: dict[str, Any] = {
+        self.adapted_layers: dict[str, Any] = {
             name: module
             for name, module in self.model.named_modules()
             if isinstance(module, LoraLayer)
@@ -150,11 +151,11 @@ class Policy:
         A view of its own, whose adapted layers have weights of their own while it lasts. An adapter
         that cannot be added to its layer's weights stays beside them.
         """
-        if not all(map(is_mergeable, self._lora_layers.values())):
+        if not all(map(is_mergeable, self.adapted_layers.values())):
             yield self.model
             return
         view = self._merged_view
-        layers = {view.get_submodule(name): layer for name, layer in self._lora_layers.items()}
+        layers = {view.get_submodule(name): layer for name, layer in self.adapted_layers.items()}
         originals = {module: module.weight for module in layers}
         for module, layer in layers.items():
             module.weight = nn.Parameter(merged_weight(layer), requires_grad=False)
@@ -198,7 +199,7 @@ class Policy:
         An output embedding that no adapter changes stays laid out for the next rollout.
         """
         head = self._merged_view.get_output_embeddings()
-        adapted = {self._merged_view.get_submodule(name) for name in self._lora_layers}
+        adapted = {self._merged_view.get_submodule(name) for name in self.adapted_layers}
         layers = packable(self._merged_view.modules())
         keeps = head in layers and head not in adapted
         weights = {layer: pack(layer) for layer in layers if not (keeps and layer is head)}
@@ -253,14 +254,14 @@ class Policy:
         return [torch.zeros_like(p) for p in self.adapter_parameters()]
 
     @torch.no_grad()
-    def random_adapter(self, norm: float = 0.2, seed: int = 0) -> dict[str, Tensor]:
+    def random_adapter(self, norm: float = 0.5, seed: int = 0) -> dict[str, Tensor]:
         """Adapter weights by name, which change each layer's weight by `norm` times its norm."""
         generator = torch.Generator().manual_seed(seed)
         weights = {
             name: torch.randn(p.shape, generator=generator).to(p)
             for name, p in self._adapter.items()
         }
-        for name, layer in self._lora_layers.items():
+        for name, layer in self.adapted_layers.items():
             down, up = (
                 next(n for n in weights if n.startswith(f"{name}.lora_") and kind in n)
                 for kind in ("_A", "_B")
@@ -300,7 +301,7 @@ class Policy:
         Raises UserError where the adapter cannot be added to the weights of its layers.
         """
         model = view_of(self.prior.plain)
-        for name, layer in self._lora_layers.items():
+        for name, layer in self.adapted_layers.items():
             if not is_mergeable(layer):
                 raise UserError(f"layer {name}: its adapter cannot be merged; keep adapter/")
             module = model.get_submodule(name)

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from klvi.contexts import Context
 from klvi.errors import UserError
+from klvi.models.adapter_check import wrong_layer
 from klvi.models.adapters import adapt
 from klvi.models.batching import ARRANGEMENTS
 from klvi.models.policy import Policy
@@ -106,16 +107,23 @@ def check_policy(
     before = policy.batching
     failures: list[str] = []
     with _random_adapter(policy) as reference:
+        wrong = reference and wrong_layer(policy, reference)
+        if wrong:
+            raise UserError(_disagreement(policy, wrong))
         for policy.batching in ARRANGEMENTS:
             try:
                 return _agreements(policy, reference, prompts)
             except _UnableError as failure:
                 failures.append(f"{failure} ({policy.batching})")
     policy.batching = before
+    raise UserError(_disagreement(policy, failures[-1]))
+
+
+def _disagreement(policy: Policy, problem: str) -> str:
     model = policy.prior.plain
-    raise UserError(
+    return (
         f"model {policy.prior.name}: klvi does not give the numbers of {type(model).__name__} "
-        f"({', '.join(layer_kinds(model))}): {failures[-1]}; take another model, and report this "
+        f"({', '.join(layer_kinds(model))}): {problem}; take another model, and report this "
         "with what klvi env model.path=… prints"
     )
 
@@ -134,8 +142,12 @@ def _agreements(
     found = []
     for part in prompts:
         for name, view, plain in views:
-            with _unable():
-                completed = complete(view, part)
+            try:
+                with _unable():
+                    completed = complete(view, part)
+            except _UnableError:
+                _check_plain(policy.prior.name, plain, part)
+                raise
             agreement = _compare(name, policy.prior.name, plain, completed)
             if agreement.problem:
                 raise _UnableError(agreement.problem)
@@ -160,20 +172,39 @@ def described(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def _compare(name: str, model: str, plain: PreTrainedModel, completed: Completed) -> Agreement:
+def _check_plain(name: str, plain: PreTrainedModel, prompts: Prompts) -> None:
+    """Raises UserError where a plain pass as long as the run fails, or is not finite."""
+    row = prompts.tokens[int(prompts.lengths.argmax())]
+    tokens = row.repeat(prompts.longest // len(row) + 1)[: prompts.longest]
+    with _running(name, plain, prompts):
+        log_probs = plain_log_probs(plain, tokens, 1)
+    _check_finite(name, plain, [log_probs])
+
+
+@contextmanager
+def _running(name: str, plain: PreTrainedModel, prompts: Prompts) -> Iterator[None]:
     try:
         with _unable():
-            rows = [_differences(plain, completed, row) for row in completed.distinct_prompts()]
+            yield
     except _UnableError as failure:
         raise UserError(
-            f"model {model}: {type(plain).__name__} cannot run on {completed.prompts.longest} "
+            f"model {name}: {type(plain).__name__} cannot run on {prompts.longest} "
             f"tokens ({failure}); lower rollout.max_new_tokens, or take another model"
         ) from failure
-    if not all(bool(reference.isfinite().all()) for reference, *_ in rows):
+
+
+def _check_finite(name: str, plain: PreTrainedModel, references: Sequence[Tensor]) -> None:
+    if not all(bool(reference.isfinite().all()) for reference in references):
         raise UserError(
-            f"model {model}: the logits of {type(plain).__name__} are not finite in "
+            f"model {name}: the logits of {type(plain).__name__} are not finite in "
             f"{str(plain.dtype).removeprefix('torch.')}; set model.dtype=float32 or bfloat16"
         )
+
+
+def _compare(name: str, model: str, plain: PreTrainedModel, completed: Completed) -> Agreement:
+    with _running(model, plain, completed.prompts):
+        rows = [_differences(plain, completed, row) for row in completed.distinct_prompts()]
+    _check_finite(model, plain, [reference for reference, *_ in rows])
     references, spread, prefixes, decoded, scored = (list(part) for part in zip(*rows, strict=True))
     largest = max(float(reference.abs().max()) for reference in references)
     agreement = Agreement(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -111,7 +112,8 @@ def complete(policy: Policy, prompts: Prompts) -> Completed:
         part = prompts.tokens[rows, -width:], prompts.lengths[rows]
         # An engine of its own has limits of its own, and its log-probabilities are not used.
         completing = policy.complete if policy.decodes_itself else decode
-        with policy.merged() as model:
+        packed = policy.packed() if policy.decoder is decode else nullcontext()
+        with policy.merged() as model, packed:
             found = completing(
                 model, *part, max_new_tokens=new, generator=generator, stop_token_ids=NEVER
             )
