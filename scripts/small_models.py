@@ -81,6 +81,7 @@ def small_config(model_type: str, **changes: Any) -> PretrainedConfig:
         name: value
         for name, value in SIZES.items()
         if _is_set(defaults, name)
+        and name not in kind.attribute_map
         and not isinstance(inspect.getattr_static(kind, name, 0), property)
     }
     return kind(**(sizes | OWN_SIZES.get(model_type, {}) | changes))

@@ -48,7 +48,7 @@ def wrong_layer(policy: Policy, reference: PreTrainedModel) -> str | None:
 
 def _inputs(base: nn.Module) -> Tensor | None:
     """Inputs of a layer; None where its kind of layer takes another kind."""
-    weight = base.weight
+    weight = getattr(base, "weight", None)
     if not isinstance(weight, Tensor) or not weight.is_floating_point():
         return None
     if isinstance(base, nn.Embedding):

@@ -48,7 +48,9 @@ def adapter_config(model: PreTrainedModel, lora: LoraSection) -> tuple[LoraConfi
         "more than a linear map",
     )
     drop(_refused(model, lora, _without(candidates, left_out)), "refused by peft")
-    drop(_uncalled(model, lora, _without(candidates, left_out)), "no pass calls it")
+    unplaced, uncalled = _ineffective(model, lora, _without(candidates, left_out))
+    drop(unplaced, "peft puts no adapter there")
+    drop(uncalled, "no pass calls it")
     targets = _without(candidates, left_out)
     if not targets:
         raise UserError(
@@ -65,6 +67,8 @@ def adapt(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")
         # Views and exports part tied embeddings themselves, where only one of them is adapted.
         warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")
+        # The configuration of mixtures of experts, which peft rewrites for their fused weights.
+        warnings.filterwarnings("ignore", message="The following (rank|alpha)_pattern keys")
         warnings.simplefilter("ignore", FutureWarning)
         return get_peft_model(model, config)
 
@@ -158,13 +162,16 @@ def _refused(model: PreTrainedModel, lora: LoraSection, names: list[str]) -> lis
 
 
 @torch.no_grad()
-def _uncalled(model: PreTrainedModel, lora: LoraSection, names: list[str]) -> list[str]:
-    """The layers of the kinds that a forward pass never calls, but whose weights it may read.
+def _ineffective(
+    model: PreTrainedModel, lora: LoraSection, names: list[str]
+) -> tuple[list[str], list[str]]:
+    """The layers that peft passes over, and those of the kinds that a forward pass never calls.
 
-    An adapter on such a layer would change nothing until it is merged.
+    In mixtures of experts peft takes some layers' names for the experts' weights. Of a layer that
+    is not called the weights may still be read: its adapter would change nothing until merged.
     """
     if not names:
-        return []
+        return [], []
     view = view_of(model)
     adapt(view, _config(model, lora, names, full_names=True))
     called: set[str] = set()
@@ -187,7 +194,9 @@ def _uncalled(model: PreTrainedModel, lora: LoraSection, names: list[str]) -> li
             f"{model.device} ({type(error).__name__}: {_first_line(error)}); "
             "set model.dtype, or take another model"
         ) from error
-    return [name for name in names if kind_of(name) not in called]
+    placed = {name for name in names if isinstance(view.get_submodule(name), LoraLayer)}
+    unplaced = [name for name in names if name not in placed]
+    return unplaced, [n for n in names if n in placed and kind_of(n) not in called]
 
 
 def _room(model: PreTrainedModel) -> int:

@@ -140,6 +140,10 @@ class Policy:
         """The LoRA weights, in a fixed order."""
         return list(self._adapter.values())
 
+    @property
+    def _is_mergeable(self) -> bool:
+        return all(map(is_mergeable, self.adapted_layers.values()))
+
     @cached_property
     def _merged_view(self) -> PreTrainedModel:
         return view_of(self.prior.model)
@@ -151,7 +155,7 @@ class Policy:
         A view of its own, whose adapted layers have weights of their own while it lasts. An adapter
         that cannot be added to its layer's weights stays beside them.
         """
-        if not all(map(is_mergeable, self.adapted_layers.values())):
+        if not self._is_mergeable:
             yield self.model
             return
         view = self._merged_view
@@ -198,6 +202,9 @@ class Policy:
 
         An output embedding that no adapter changes stays laid out for the next rollout.
         """
+        if not self._is_mergeable:
+            yield
+            return
         head = self._merged_view.get_output_embeddings()
         adapted = {self._merged_view.get_submodule(name) for name in self.adapted_layers}
         layers = packable(self._merged_view.modules())
