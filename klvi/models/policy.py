@@ -141,7 +141,8 @@ class Policy:
         return list(self._adapter.values())
 
     @property
-    def _is_mergeable(self) -> bool:
+    def is_mergeable(self) -> bool:
+        """Whether `merged` gives a plain model, with the adapter in its weights."""
         return all(map(is_mergeable, self.adapted_layers.values()))
 
     @cached_property
@@ -155,7 +156,7 @@ class Policy:
         A view of its own, whose adapted layers have weights of their own while it lasts. An adapter
         that cannot be added to its layer's weights stays beside them.
         """
-        if not self._is_mergeable:
+        if not self.is_mergeable:
             yield self.model
             return
         view = self._merged_view
@@ -202,7 +203,7 @@ class Policy:
 
         An output embedding that no adapter changes stays laid out for the next rollout.
         """
-        if not self._is_mergeable:
+        if not self.is_mergeable:
             yield
             return
         head = self._merged_view.get_output_embeddings()

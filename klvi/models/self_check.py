@@ -138,13 +138,16 @@ def _agreements(
         prior.decoder = policy.decoder
     views = [("prior", prior, policy.prior.plain)]
     if reference is not None:
-        views.append(("policy", policy, reference))
+        views.insert(0, ("policy", policy, reference))
     found = []
     for part in prompts:
+        completed: Completed | None = None
         for name, view, plain in views:
+            # A merged policy is decoded by the modules of its prior: once is enough.
+            known = completed if completed is not None and policy.is_mergeable else None
             try:
                 with _unable():
-                    completed = complete(view, part)
+                    completed = complete(view, part, known)
             except _UnableError:
                 _check_plain(policy.prior.name, plain, part)
                 raise
@@ -234,7 +237,7 @@ def _differences(plain: PreTrainedModel, completed: Completed, row: int) -> tupl
     decoded = completed.scored if completed.decoded is None else completed.decoded
     return (
         reference,
-        plain_spread(plain, tokens, start),
+        plain_spread(plain, tokens, start, reference),
         (prefixes - reference[places]).abs(),
         (decoded[row].double() - reference).abs()[None],
         (completed.scored[row].double() - reference).abs()[None],
