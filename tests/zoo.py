@@ -9,11 +9,8 @@ from transformers import PreTrainedModel
 
 from klvi.config.schema import LoraSection
 from klvi.contexts import contexts_of
-from klvi.models.activations import fuse_activations
 from klvi.models.policy import Policy
-from klvi.models.prior import Prior
-from klvi.models.products import fuse_linear
-from klvi.models.views import view_of
+from klvi.models.prior import Prior, with_kernels
 from scripts.small_models import small_model, small_tokenizer
 
 # The shortest and the longest are 1 and 6 tokens with the start token.
@@ -23,10 +20,9 @@ PROMPTS = contexts_of(["", "w5 w6 w7", "w9 w8 w7 w6 w5"])
 def prior_of(plain: PreTrainedModel, name: str = "small") -> Prior:
     """What loading makes of a model."""
     plain.requires_grad_(False)
-    model = view_of(plain)
-    fuse_activations(model)
-    fuse_linear(model)
-    return Prior(name, model, plain, small_tokenizer(), start_token_id=1, stop_token_ids=(2,))
+    return Prior(
+        name, with_kernels(plain), plain, small_tokenizer(), start_token_id=1, stop_token_ids=(2,)
+    )
 
 
 def small_policy(

@@ -61,6 +61,7 @@ class Policy:
 
     Attributes:
         model: the base model with the adapter's layers in place.
+        lora: what the adapter is; None without one.
         adapted: the same as peft has it; None without an adapter.
         decoder: what samples from the model; klvi's own `decode` unless it is replaced.
         batching: how the model's passes are arranged.
@@ -77,6 +78,7 @@ class Policy:
         self.batching = Batching()
         self.left_out: dict[str, str] = {}
         self._seed = seed
+        self.lora = lora
         self._packed_head: Tensor | None = None
         if lora is not None:
             self.model = view_of(prior.model)
