@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from klvi.config.schema import LoraSection
 from klvi.errors import UserError
-from klvi.models.products import is_plain_linear
+from klvi.models.products import is_linear_map
 from klvi.models.views import view_of
 
 # Tokens of the pass that shows which layers a model calls: enough to reach most experts.
@@ -44,11 +44,13 @@ def adapter_config(model: PreTrainedModel, lora: LoraSection) -> tuple[LoraConfi
         left_out.update({kind_of(name): reason for name in names})
 
     drop(
-        (n for n in candidates if not is_plain_linear(model.get_submodule(n))),
+        (n for n in candidates if not is_linear_map(model.get_submodule(n))),
         "more than a linear map",
     )
     drop(_refused(model, lora, _without(candidates, left_out)), "refused by peft")
-    drop(_uncalled(model, lora, _without(candidates, left_out)), "no pass calls it")
+    unplaced, uncalled = _ineffective(model, lora, _without(candidates, left_out))
+    drop(unplaced, "peft puts no adapter there")
+    drop(uncalled, "no pass calls it")
     targets = _without(candidates, left_out)
     if not targets:
         raise UserError(
@@ -62,9 +64,17 @@ def adapt(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
     """The model with fresh adapter layers put into it."""
     with warnings.catch_warnings():
         # GPT-2 has both kinds of linear layers; peft tells them apart itself.
-        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to True")
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")
+        # Views and exports part tied embeddings themselves, where only one of them is adapted.
+        warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")
+        # The configuration of mixtures of experts, which peft rewrites for their fused weights.
+        warnings.filterwarnings("ignore", message="The following (rank|alpha)_pattern keys")
         warnings.simplefilter("ignore", FutureWarning)
         return get_peft_model(model, config)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0]
 
 
 def kind_of(name: str) -> str:
@@ -152,13 +162,16 @@ def _refused(model: PreTrainedModel, lora: LoraSection, names: list[str]) -> lis
 
 
 @torch.no_grad()
-def _uncalled(model: PreTrainedModel, lora: LoraSection, names: list[str]) -> list[str]:
-    """The layers of the kinds that a forward pass never calls, but whose weights it may read.
+def _ineffective(
+    model: PreTrainedModel, lora: LoraSection, names: list[str]
+) -> tuple[list[str], list[str]]:
+    """The layers that peft passes over, and those of the kinds that a forward pass never calls.
 
-    An adapter on such a layer would change nothing until it is merged.
+    In mixtures of experts peft takes some layers' names for the experts' weights. Of a layer that
+    is not called the weights may still be read: its adapter would change nothing until merged.
     """
     if not names:
-        return []
+        return [], []
     view = view_of(model)
     adapt(view, _config(model, lora, names, full_names=True))
     called: set[str] = set()
@@ -171,8 +184,19 @@ def _uncalled(model: PreTrainedModel, lora: LoraSection, names: list[str]) -> li
             module.register_forward_hook(note(name))
     vocabulary = model.get_input_embeddings().weight.shape[0]
     tokens = torch.arange(PROBE_TOKENS, device=model.device)[None] % vocabulary
-    view(input_ids=tokens[:, : _room(model)], use_cache=False)
-    return [name for name in names if kind_of(name) not in called]
+    try:
+        view(input_ids=tokens[:, : _room(model)], use_cache=False)
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # whatever a model raises
+        raise UserError(
+            f"{type(model).__name__} cannot run in {str(model.dtype).removeprefix('torch.')} on "
+            f"{model.device} ({type(error).__name__}: {_first_line(error)}); "
+            "set model.dtype, or take another model"
+        ) from error
+    placed = {name for name in names if isinstance(view.get_submodule(name), LoraLayer)}
+    unplaced = [name for name in names if name not in placed]
+    return unplaced, [n for n in names if n in placed and kind_of(n) not in called]
 
 
 def _room(model: PreTrainedModel) -> int:

@@ -25,9 +25,8 @@ def reserved_cache(config: PretrainedConfig, capacity: int) -> DynamicCache:
 def select_rows(cache: DynamicCache, rows: Tensor) -> None:
     """Keep the sequences at `rows` `(n,)`, of which one may be named more than once."""
     for layer in cache.layers:
-        # Layers with states reorder them for beam search alone, which is the same thing.
-        select = getattr(layer, "batch_select_indices", None) or layer.reorder_cache
-        select(rows)
+        # Of layers with states and keys, `batch_select_indices` would leave the states as they are.
+        layer.reorder_cache(rows)
 
 
 class ReservedLayer(DynamicLayer):
@@ -52,12 +51,12 @@ class ReservedLayer(DynamicLayer):
         self.keys, self.values = keys[:, :, :end], values[:, :, :end]
         return self.keys, self.values
 
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep the sequences at `indices`, of which one may be named more than once."""
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Keep the sequences at `beam_idx`, of which one may be named more than once."""
         length = self.get_seq_length()
         if length == 0:
             return
-        keys, values = self.keys[indices], self.values[indices]
+        keys, values = self.keys[beam_idx], self.values[beam_idx]
         self._buffers = self._reserve(keys), self._reserve(values)
         self.keys, self.values = (buffer[:, :, :length] for buffer in self._buffers)
         self.keys.copy_(keys)

@@ -54,7 +54,11 @@ def load_pretrained(
     with _explained(path, key):
         tokenizer = AutoTokenizer.from_pretrained(path, **options)
         model, loading = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, output_loading_info=True, **options
+            path,
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # which are refused below, by name
+            **options,
         )
     _check_loading(path, key, model, loading)
     check_finite(model, f"{key}={path}")
@@ -178,6 +182,11 @@ def _explained(path: str, key: str) -> Iterator[None]:
     except ImportError as error:
         raise UserError(f"{key}={path}: a package is missing: {_first_line(error)}") from error
     except Exception as error:  # whatever a checkpoint makes them raise
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"{key}={path}: it runs code of its own, which comes with the checkpoint: set "
+                "model.trust_remote_code=true where you trust it, or take another model"
+            ) from error
         where = "the folder" if Path(path).exists() else "the Hugging Face hub"
         raise UserError(
             f"{key}={path}: no causal language model could be loaded from {where} "

@@ -61,9 +61,11 @@ class Policy:
 
     Attributes:
         model: the base model with the adapter's layers in place.
+        lora: what the adapter is; None without one.
         adapted: the same as peft has it; None without an adapter.
         decoder: what samples from the model; klvi's own `decode` unless it is replaced.
         batching: how the model's passes are arranged.
+        adapted_layers: peft's LoRA layers by name.
         left_out: kinds of linear layers that have no adapter, by name, with the reason.
     """
 
@@ -76,6 +78,7 @@ class Policy:
         self.batching = Batching()
         self.left_out: dict[str, str] = {}
         self._seed = seed
+        self.lora = lora
         self._packed_head: Tensor | None = None
         if lora is not None:
             self.model = view_of(prior.model)
@@ -86,7 +89,7 @@ class Policy:
                 self.adapted = adapt(self.model, config)
             self.adapted.eval()
             fuse_lora(self.model)
-        self._lora_layers: dict[str, Any] = {
+        self.adapted_layers: dict[str, Any] = {
             name: module
             for name, module in self.model.named_modules()
             if isinstance(module, LoraLayer)
@@ -139,6 +142,11 @@ class Policy:
         """The LoRA weights, in a fixed order."""
         return list(self._adapter.values())
 
+    @property
+    def is_mergeable(self) -> bool:
+        """Whether `merged` gives a plain model, with the adapter in its weights."""
+        return all(map(is_mergeable, self.adapted_layers.values()))
+
     @cached_property
     def _merged_view(self) -> PreTrainedModel:
         return view_of(self.prior.model)
@@ -150,11 +158,11 @@ class Policy:
         A view of its own, whose adapted layers have weights of their own while it lasts. An adapter
         that cannot be added to its layer's weights stays beside them.
         """
-        if not all(map(is_mergeable, self._lora_layers.values())):
+        if not self.is_mergeable:
             yield self.model
             return
         view = self._merged_view
-        layers = {view.get_submodule(name): layer for name, layer in self._lora_layers.items()}
+        layers = {view.get_submodule(name): layer for name, layer in self.adapted_layers.items()}
         originals = {module: module.weight for module in layers}
         for module, layer in layers.items():
             module.weight = nn.Parameter(merged_weight(layer), requires_grad=False)
@@ -197,8 +205,11 @@ class Policy:
 
         An output embedding that no adapter changes stays laid out for the next rollout.
         """
+        if not self.is_mergeable:
+            yield
+            return
         head = self._merged_view.get_output_embeddings()
-        adapted = {self._merged_view.get_submodule(name) for name in self._lora_layers}
+        adapted = {self._merged_view.get_submodule(name) for name in self.adapted_layers}
         layers = packable(self._merged_view.modules())
         keeps = head in layers and head not in adapted
         weights = {layer: pack(layer) for layer in layers if not (keeps and layer is head)}
@@ -253,14 +264,14 @@ class Policy:
         return [torch.zeros_like(p) for p in self.adapter_parameters()]
 
     @torch.no_grad()
-    def random_adapter(self, norm: float = 0.2, seed: int = 0) -> dict[str, Tensor]:
+    def random_adapter(self, norm: float = 0.5, seed: int = 0) -> dict[str, Tensor]:
         """Adapter weights by name, which change each layer's weight by `norm` times its norm."""
         generator = torch.Generator().manual_seed(seed)
         weights = {
             name: torch.randn(p.shape, generator=generator).to(p)
             for name, p in self._adapter.items()
         }
-        for name, layer in self._lora_layers.items():
+        for name, layer in self.adapted_layers.items():
             down, up = (
                 next(n for n in weights if n.startswith(f"{name}.lora_") and kind in n)
                 for kind in ("_A", "_B")
@@ -300,7 +311,7 @@ class Policy:
         Raises UserError where the adapter cannot be added to the weights of its layers.
         """
         model = view_of(self.prior.plain)
-        for name, layer in self._lora_layers.items():
+        for name, layer in self.adapted_layers.items():
             if not is_mergeable(layer):
                 raise UserError(f"layer {name}: its adapter cannot be merged; keep adapter/")
             module = model.get_submodule(name)

@@ -200,9 +200,7 @@ def load_prior(config: ModelConfig | EnumerableModelConfig, device: str = "cpu")
         start = config.start_token
     plain = model.to(device).eval().requires_grad_(False)
     check_vocabulary(config.name, plain, tokenizer)
-    model = view_of(plain)
-    fuse_activations(model)
-    fuse_linear(model)
+    model = with_kernels(plain)
     start_token_id = _start_token_id(config.name, tokenizer, start)
     stop_token_ids = _stop_token_ids(config.name, model, tokenizer)
     _check_ids(config.name, plain, start_token_id, stop_token_ids)
@@ -214,6 +212,14 @@ def load_prior(config: ModelConfig | EnumerableModelConfig, device: str = "cpu")
         start_token_id=start_token_id,
         stop_token_ids=stop_token_ids,
     )
+
+
+def with_kernels(plain: PreTrainedModel) -> PreTrainedModel:
+    """A view of a model with klvi's kernels in it."""
+    model = view_of(plain)
+    fuse_activations(model)
+    fuse_linear(model)
+    return model
 
 
 def _load_pretrained(config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

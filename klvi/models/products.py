@@ -16,6 +16,8 @@ from transformers.pytorch_utils import Conv1D
 
 # Weights below which finding oneDNN's kernel for yet another shape costs more than it saves.
 LEAST_WEIGHTS = 2**18
+# How far from a linear map, relatively, a quantised or low-precision one may be.
+QUANTISED = 0.05
 
 
 def product(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -102,3 +104,25 @@ def is_plain_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
     forwards = {nn.Linear.forward, Conv1D.forward, FrozenLinear.forward, FrozenConv1D.forward}
     hooks = (module._forward_hooks, module._forward_pre_hooks)
     return type(module).forward in forwards and "forward" not in vars(module) and not any(hooks)
+
+
+@torch.no_grad()
+def is_linear_map(module: nn.Module) -> bool:
+    """Whether a layer computes inputs·weightᵀ + bias, in whatever words, or quantised."""
+    if is_plain_linear(module):
+        return True
+    weight, size = getattr(module, "weight", None), getattr(module, "in_features", None)
+    if not isinstance(weight, Tensor) or not isinstance(size, int):
+        return False
+    dtype = weight.dtype if weight.is_floating_point() else torch.get_default_dtype()
+    generator = torch.Generator().manual_seed(0)
+    one, other = torch.randn(2, 1, size, generator=generator).to(weight.device, dtype)
+    try:
+        together, nothing = module(one + other), module(torch.zeros_like(one))
+        expected = module(one) + module(other) - nothing
+        if weight.is_floating_point():
+            expected = nn.functional.linear(one + other, weight, getattr(module, "bias", None))
+    except Exception:  # a layer that takes or gives something else
+        return False
+    error = (together - expected).float().norm()
+    return together.shape == expected.shape and bool(error <= QUANTISED * expected.float().norm())

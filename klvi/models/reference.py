@@ -35,13 +35,14 @@ def prefix_log_prob(model: PreTrainedModel, tokens: Tensor, place: int) -> Tenso
 
 
 @torch.no_grad()
-def plain_spread(model: PreTrainedModel, tokens: Tensor, start: int) -> Tensor:
-    """`(K, T − start)` absolute differences of K plain passes from `plain_log_probs`, nats.
+def plain_spread(model: PreTrainedModel, tokens: Tensor, start: int, reference: Tensor) -> Tensor:
+    """`(K, T − start)` absolute differences of K plain passes from `reference`, nats.
+
+    `reference` `(T − start,)` is what `plain_log_probs` gives.
 
     The passes differ in the number of rows and in rounding alone: what they differ by is what the
     model makes of rounding, whatever its precision and its kinds of layers are.
     """
-    reference = plain_log_probs(model, tokens, start)
     found = [_log_probs(model, tokens.expand(rows, -1), start)[-1] for rows in BATCHES]
     for seed in range(ROUNDED_PASSES):
         with _rounded_again(model, seed):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from klvi.contexts import Context
-from klvi.models.decoding import decode
+from klvi.models.decoding import Decoded, decode
 from klvi.models.policy import Policy
 from klvi.models.prior import Prior
 from klvi.models.scoring import Completions, next_tokens
@@ -100,8 +101,8 @@ def checked_prompts(
     ]
 
 
-def complete(policy: Policy, prompts: Prompts) -> Completed:
-    """The prompts completed and scored as in a rollout, but never ended."""
+def complete(policy: Policy, prompts: Prompts, known: Completed | None = None) -> Completed:
+    """The prompts completed and scored as in a rollout, but never ended; or `known`, scored."""
     generator = torch.Generator(policy.device).manual_seed(0)
     count, new = len(prompts.lengths), prompts.new_tokens
     tokens = torch.zeros(count, new, dtype=torch.long, device=policy.device)
@@ -109,17 +110,28 @@ def complete(policy: Policy, prompts: Prompts) -> Completed:
     for rows in policy.batching.together(prompts.lengths):
         width = int(prompts.lengths[rows].max())
         part = prompts.tokens[rows, -width:], prompts.lengths[rows]
-        # An engine of its own has limits of its own, and its log-probabilities are not used.
-        completing = policy.complete if policy.decodes_itself else decode
-        with policy.merged() as model:
-            found = completing(
-                model, *part, max_new_tokens=new, generator=generator, stop_token_ids=NEVER
-            )
-        tokens[rows], decoded[rows] = found.tokens, found.log_probs
-        batch = Completions(*part, found.tokens, found.lengths)
+        if known is None:
+            found = _decoded(policy, *part, new, generator)
+            tokens[rows], decoded[rows] = found.tokens, found.log_probs
+        else:
+            tokens[rows] = known.tokens[rows]
+        batch = Completions(*part, tokens[rows], torch.full_like(part[1], new))
         with torch.no_grad():
-            scored[rows] = next_tokens(policy.model, batch).log_probs(found.tokens).float()
-    return Completed(prompts, tokens, decoded if policy.decodes_itself else None, scored)
+            scored[rows] = next_tokens(policy.model, batch).log_probs(tokens[rows]).float()
+    tells = known is None and policy.decodes_itself
+    return Completed(prompts, tokens, decoded if tells else None, scored)
+
+
+def _decoded(
+    policy: Policy, tokens: Tensor, lengths: Tensor, new: int, generator: torch.Generator
+) -> Decoded:
+    # An engine of its own has limits of its own, and its log-probabilities are not used.
+    completing = policy.complete if policy.decodes_itself else decode
+    packed = policy.packed() if policy.decoder is decode else nullcontext()
+    with policy.merged() as model, packed:
+        return completing(
+            model, tokens, lengths, max_new_tokens=new, generator=generator, stop_token_ids=NEVER
+        )
 
 
 def _batch(rows: Sequence[Tensor], new_tokens: int) -> Prompts:

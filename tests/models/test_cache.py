@@ -18,7 +18,7 @@ def test_it_holds_what_transformers_own_cache_holds() -> None:
     for cache in (ours, plain):
         cache.update(*states(0, 2), 0)
         cache.update(*states(1, 1), 0)
-        cache.batch_select_indices(torch.tensor([2, 0, 2, 2]))
+        cache.reorder_cache(torch.tensor([2, 0, 2, 2]))
         cache.update(*states(2, 1, rows=4), 0)
     assert isinstance(ours.layers[0], ReservedLayer)
     assert ours.get_seq_length() == plain.get_seq_length() == 4

@@ -77,13 +77,13 @@ def test_nothing_is_copied_once_nearly_all_prefixes_differ(
     torch.manual_seed(0)
     model = GPT2LMHeadModel(GPT2Config(vocab_size=400, n_embd=8, n_layer=1, n_head=1)).eval()
     copies: list[int] = []
-    select = ReservedLayer.batch_select_indices
+    select = ReservedLayer.reorder_cache
 
     def counted(layer: ReservedLayer, indices: torch.Tensor) -> None:
         copies.append(len(indices))
         select(layer, indices)
 
-    monkeypatch.setattr(ReservedLayer, "batch_select_indices", counted)
+    monkeypatch.setattr(ReservedLayer, "reorder_cache", counted)
     decoded = decode(
         model,
         torch.zeros(64, 1, dtype=torch.long),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from scripts import coverage, letter_rewards
+from scripts import architectures, coverage, letter_rewards
 from scripts.bench import tables
 from scripts.bench.run import compare
 from scripts.bench.workload import Workload
@@ -42,3 +44,15 @@ def test_coverage_counts_intervals_that_hold_the_exact_value() -> None:
     assert shares <= {0.0, 25.0, 50.0, 75.0, 100.0}
     assert {"eval/reward", "eval/kl_prior", "eval/log_z", "eval/distinct_2"} <= cells.keys()
     assert float(cells["eval/reward"]) >= 50
+
+
+def test_architectures_agree_with_plain_transformers_and_peft_or_are_refused(
+    tmp_path: Path,
+) -> None:
+    row = architectures.measure("lfm2", tmp_path / "lfm2")
+    assert row.policy is not None
+    assert row.prior is not None
+    assert max(row.policy, row.prior) < 1e-3
+    refused = architectures.measure("bert", tmp_path / "bert")
+    assert refused.policy is refused.prior is None
+    assert "BertLMHeadModel" in refused.note
