@@ -16,11 +16,14 @@ from transformers.pytorch_utils import Conv1D
 
 from klvi.config.schema import LoraSection
 from klvi.errors import UserError
+from klvi.models.prior import most_tokens
 from klvi.models.products import is_linear_map
 from klvi.models.views import view_of
 
 # Tokens of the pass that shows which layers a model calls: enough to reach most experts.
 PROBE_TOKENS = 128
+# Kinds of layers that peft adapts.
+ADAPTABLE = (nn.Linear, Conv1D, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def adapter_config(model: PreTrainedModel, lora: LoraSection) -> tuple[LoraConfig, dict[str, str]]:
@@ -119,9 +122,11 @@ def _config(
 
 def _check_targets(model: PreTrainedModel, lora: LoraSection) -> None:
     names = [name for name, _ in model.named_modules()]
+    if not lora.targets:
+        raise UserError("lora.targets=[]: names no layer; lora.targets=null takes all linear ones")
     missing = [
         target
-        for target in lora.targets or []
+        for target in lora.targets
         if not any(name == target or name.endswith(f".{target}") for name in names)
     ]
     if missing:
@@ -132,6 +137,8 @@ def _check_targets(model: PreTrainedModel, lora: LoraSection) -> None:
             f"lora.targets={missing}: no such layer in this model; it has {', '.join(linear)} "
             "(lora.targets=null takes all)"
         )
+    for target in lora.targets:
+        _check_kind(model, target, [n for n in names if n == target or n.endswith(f".{target}")])
     problem = _peft_problem(model, _config(model, lora, lora.targets or []))
     if problem:
         raise UserError(
@@ -139,11 +146,23 @@ def _check_targets(model: PreTrainedModel, lora: LoraSection) -> None:
         )
 
 
+def _check_kind(model: PreTrainedModel, target: str, names: list[str]) -> None:
+    """Raises UserError where a target is no layer with weights to adapt, such as a whole block."""
+    module = model.get_submodule(names[0])
+    if isinstance(module, ADAPTABLE) or not any(True for _ in module.children()):
+        return
+    inside = sorted({_leaf(n) for n, m in module.named_modules() if isinstance(m, ADAPTABLE)})
+    raise UserError(
+        f"lora.targets: {target} ({type(module).__name__}) is no single layer; name those in it: "
+        f"{', '.join(inside)}"
+    )
+
+
 def _peft_problem(model: PreTrainedModel, config: LoraConfig) -> str | None:
     try:
         adapt(view_of(model), config)
     except (ValueError, TypeError, AttributeError, NotImplementedError, RuntimeError) as error:
-        return f"{type(error).__name__}: {error}".splitlines()[0]
+        return " ".join(f"{type(error).__name__}: {error}".split())
     return None
 
 
@@ -200,5 +219,4 @@ def _ineffective(
 
 
 def _room(model: PreTrainedModel) -> int:
-    stated = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return min(PROBE_TOKENS, stated or PROBE_TOKENS)
+    return min(PROBE_TOKENS, most_tokens(model) or PROBE_TOKENS)

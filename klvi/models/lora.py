@@ -31,22 +31,20 @@ class _AdaptedLinear(torch.autograd.Function):
         up: Tensor,
         scaling: float,
     ) -> Tensor:
-        flat = inputs.reshape(-1, inputs.shape[-1])
-        ctx.save_for_backward(flat, weight, down, up)
-        ctx.merge = 2 * weight.numel() < len(flat) * sum(weight.shape)
+        ctx.save_for_backward(inputs, weight, down, up)
+        ctx.merge = 2 * weight.numel() < len(inputs) * sum(weight.shape)
         if ctx.merge:
             weight = _merged(weight, down, up, scaling)
-        output = product(flat, weight.T, bias)
+        output = product(inputs, weight.T, bias)
         if not ctx.merge:
-            output.addmm_(flat @ down.T, up.T, alpha=scaling)
+            output.addmm_(inputs @ down.T, up.T, alpha=scaling)
         ctx.scaling = scaling
-        return output.view(*inputs.shape[:-1], output.shape[-1])
+        return output
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, output: Tensor) -> tuple[Tensor | None, ...]:
         flat, weight, down, up = ctx.saved_tensors
-        output = gradient.reshape(-1, gradient.shape[-1])
         low, through = flat @ down.T, (output @ up).mul_(ctx.scaling)
         inputs = None
         if ctx.needs_input_grad[0]:
@@ -54,7 +52,6 @@ class _AdaptedLinear(torch.autograd.Function):
                 inputs = product(output, _merged(weight, down, up, ctx.scaling))
             else:
                 inputs = product(output, weight).addmm_(through, down)
-            inputs = inputs.view(*gradient.shape[:-1], flat.shape[-1])
         return (
             inputs,
             None,
@@ -119,7 +116,10 @@ def _fused_forward(layer: Any, plain: Any) -> Any:
             result = plain(inputs, *arguments, **options)
             return result
         weight = base.weight if isinstance(base, Conv1D) else base.weight.T
-        result = _AdaptedLinear.apply(inputs, weight, base.bias, down, up, layer.scaling[name])
-        return result
+        # Rows outside of the function: of a view that it returned, autograd would let nobody change
+        # anything in place, as some models do with a layer's output.
+        flat = inputs.reshape(-1, inputs.shape[-1])
+        rows: Tensor = _AdaptedLinear.apply(flat, weight, base.bias, down, up, layer.scaling[name])
+        return rows.view(*inputs.shape[:-1], rows.shape[-1])
 
     return forward

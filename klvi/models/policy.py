@@ -23,6 +23,7 @@ from klvi.errors import UserError
 from klvi.models.adapters import adapt, adapter_config
 from klvi.models.batching import Batching
 from klvi.models.decoding import Decoded, Decoder, decode
+from klvi.models.fingerprint import check_fingerprint, write_fingerprint
 from klvi.models.graph_decoding import graph_decode
 from klvi.models.loading import quiet_transformers
 from klvi.models.lora import fuse_lora, is_mergeable, merged_weight
@@ -141,6 +142,11 @@ class Policy:
     def adapter_parameters(self) -> list[nn.Parameter]:
         """The LoRA weights, in a fixed order."""
         return list(self._adapter.values())
+
+    @property
+    def adapter_names(self) -> list[str]:
+        """The names of `adapter_parameters` in the model."""
+        return list(self._adapter)
 
     @property
     def is_mergeable(self) -> bool:
@@ -290,6 +296,7 @@ class Policy:
         if self.adapted is not None:
             # Of adapted embeddings peft would save the base weights as well.
             self.adapted.save_pretrained(directory, save_embedding_layers=False)
+            write_fingerprint(self.prior, directory)
 
     def load_adapter(self, directory: Path) -> None:
         """Take the adapter's weights from a PEFT folder.
@@ -303,6 +310,7 @@ class Policy:
         expected = {k: v.shape for k, v in _adapter_state(self.adapted).items()}
         if expected != {k: v.shape for k, v in state.items()}:
             raise UserError(f"{directory}: this adapter belongs to another model or lora section")
+        check_fingerprint(self.prior, directory)
         set_peft_model_state_dict(self.adapted, state)
 
     def export(self) -> PreTrainedModel:

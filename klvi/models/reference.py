@@ -45,7 +45,7 @@ def plain_spread(model: PreTrainedModel, tokens: Tensor, start: int, reference: 
     """
     found = [_log_probs(model, tokens.expand(rows, -1), start)[-1] for rows in BATCHES]
     for seed in range(ROUNDED_PASSES):
-        with _rounded_again(model, seed):
+        with rounded_again(model, seed):
             found.append(plain_log_probs(model, tokens, start))
     return (torch.stack(found) - reference).abs()
 
@@ -56,7 +56,7 @@ def _log_probs(model: PreTrainedModel, tokens: Tensor, start: int) -> Tensor:
 
 
 @contextmanager
-def _rounded_again(model: nn.Module, seed: int) -> Iterator[None]:
+def rounded_again(model: nn.Module, seed: int) -> Iterator[None]:
     """The model with the output of each layer off by random rounding errors.
 
     A sum of products rounds in proportion to its terms, not to what is left of them: the errors
@@ -68,7 +68,7 @@ def _rounded_again(model: nn.Module, seed: int) -> Iterator[None]:
         if not isinstance(first, Tensor) or not first.is_floating_point() or first.dim() == 0:
             return output
         noise = torch.randn(first.shape, generator=generator).to(first.device)
-        size = first.float().square().mean(-1, keepdim=True).sqrt()
+        size = first.detach().float().square().mean(-1, keepdim=True).sqrt()
         off = (first.float() + ROUNDING * _resolution(first) * size * noise).to(first.dtype)
         return (off, *output[1:]) if isinstance(output, tuple) else off
 

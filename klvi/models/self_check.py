@@ -41,7 +41,7 @@ LOW = {torch.bfloat16, torch.float16}
 LARGEST_COPY = 2**29
 
 
-class _UnableError(Exception):
+class UnableError(Exception):
     """An arrangement of passes that the model cannot run in, or that gives other numbers."""
 
 
@@ -131,9 +131,9 @@ def _in_float32(policy: Policy, prompts: Sequence[Prompts]) -> Policy | None:
         return None
     copied = copy.deepcopy(plain).float()
     try:
-        with _unable():
+        with unable():
             copied(input_ids=prompts[0].tokens[-1:], use_cache=False)
-    except _UnableError:
+    except UnableError:
         return None
     prior = replace(policy.prior, model=with_kernels(copied), plain=copied)
     exact = Policy(prior, policy.lora)
@@ -155,20 +155,21 @@ def _checked(
 ) -> list[Agreement]:
     before = policy.batching
     failures: list[str] = []
-    with _random_adapter(policy) as reference:
+    with with_random_adapter(policy) as reference:
         wrong = wrong_layer(policy, reference) if reference is not None else None
         if wrong:
-            raise UserError(_disagreement(policy, wrong))
+            raise UserError(disagreement(policy, wrong))
         for policy.batching in arrangements:
             try:
                 return _agreements(policy, reference, prompts)
-            except _UnableError as failure:
+            except UnableError as failure:
                 failures.append(f"{failure} ({policy.batching})")
     policy.batching = before
-    raise UserError(_disagreement(policy, failures[-1]))
+    raise UserError(disagreement(policy, failures[-1]))
 
 
-def _disagreement(policy: Policy, problem: str) -> str:
+def disagreement(policy: Policy, problem: str) -> str:
+    """The line that refuses a model for a `problem`."""
     model = policy.prior.plain
     return (
         f"model {policy.prior.name}: klvi does not give the numbers of {type(model).__name__} "
@@ -195,27 +196,27 @@ def _agreements(
             # A merged policy is decoded by the modules of its prior: once is enough.
             known = completed if completed is not None and policy.is_mergeable else None
             try:
-                with _unable():
+                with unable():
                     completed = complete(view, part, known)
-            except _UnableError:
+            except UnableError:
                 _check_plain(policy.prior.name, plain, part)
                 raise
             agreement = _compare(name, policy.prior.name, plain, completed)
             if agreement.problem:
-                raise _UnableError(agreement.problem)
+                raise UnableError(agreement.problem)
             found.append(agreement)
     return found
 
 
 @contextmanager
-def _unable() -> Iterator[None]:
-    """Turns what a model raises into `_UnableError`, but running out of memory."""
+def unable() -> Iterator[None]:
+    """Turns what a model raises into `UnableError`, but running out of memory."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # models raise whatever they like
-        raise _UnableError(described(error)) from error
+        raise UnableError(described(error)) from error
 
 
 def described(error: Exception) -> str:
@@ -236,9 +237,9 @@ def _check_plain(name: str, plain: PreTrainedModel, prompts: Prompts) -> None:
 @contextmanager
 def _running(name: str, plain: PreTrainedModel, prompts: Prompts) -> Iterator[None]:
     try:
-        with _unable():
+        with unable():
             yield
-    except _UnableError as failure:
+    except UnableError as failure:
         raise UserError(
             f"model {name}: {type(plain).__name__} cannot run on {prompts.longest} "
             f"tokens ({failure}); lower rollout.max_new_tokens, or take another model"
@@ -294,7 +295,7 @@ def _differences(plain: PreTrainedModel, completed: Completed, row: int) -> tupl
 
 
 @contextmanager
-def _random_adapter(policy: Policy) -> Iterator[PreTrainedModel | None]:
+def with_random_adapter(policy: Policy) -> Iterator[PreTrainedModel | None]:
     """The policy with a random adapter, and peft's own model with the same; None without one."""
     if policy.adapted is None:
         yield None

@@ -11,6 +11,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -165,9 +166,25 @@ RANDOM_STREAMS: list[tuple[Callable[[], Any], Callable[[Any], object]]] = [
 TORCH_SEED = "torch's seed (torch.manual_seed)"
 
 
+# The update whose samples are scored, for rewards that draw random numbers: a run that is resumed
+# draws those of one that never stopped.
+UPDATE: ContextVar[int] = ContextVar("update", default=0)
+
+
+def _seeded_streams(seed: int) -> list[Any]:
+    return [
+        random.Random(seed).getstate(),
+        np.random.RandomState(seed).get_state(),
+        torch.Generator().manual_seed(seed).get_state(),
+        None,
+    ]
+
+
 @dataclass
 class Lent:
     """The process's state as one user's file has left it; outside of `lend` all is klvi's.
+
+    Random streams begin anew at each update.
 
     `changed` is told the name of each setting that the file changes, at every change.
     """
@@ -175,6 +192,7 @@ class Lent:
     changed: Callable[[str], None]
     _own: dict[int, Any] = field(default_factory=dict)
     _streams: list[Any] | None = None
+    _update: int | None = None
 
     @contextlib.contextmanager
     def lend(self) -> Iterator[None]:
@@ -184,9 +202,11 @@ class Lent:
         seed = torch.initial_seed()
         for index, value in self._own.items():
             SETTINGS[index].set(value)
-        if self._streams is not None:
-            _set_streams(self._streams)
-            seed = torch.initial_seed()
+        if self._streams is None or self._update != UPDATE.get():
+            self._update = UPDATE.get()
+            self._streams = _seeded_streams(self._update)
+        _set_streams(self._streams)
+        seed = torch.initial_seed()
         try:
             yield
         finally:

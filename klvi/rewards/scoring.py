@@ -13,6 +13,7 @@ from klvi.contexts import Context
 from klvi.errors import RunError, UserError
 from klvi.models.memory import is_out_of_memory, ran_out
 from klvi.rewards.base import Reward
+from klvi.rewards.process_state import UPDATE
 
 LONGEST_QUOTE = 60
 
@@ -34,12 +35,15 @@ def score(
     returns anything but N finite numbers; the reward's own exception is the cause. Where it would
     leave the process, that is a `RunError`.
     """
+    token = UPDATE.set(update)
     try:
         return evaluate(reward, texts, contexts)
     except RewardExitError as failure:
         raise RunError(f"{failure} (update {update})") from failure.__cause__
     except RewardError as failure:
         raise UserError(f"{failure} (update {update})") from failure.__cause__ or failure
+    finally:
+        UPDATE.reset(token)
 
 
 def evaluate(

@@ -33,6 +33,7 @@ from klvi.models.allocator import keep_freed_memory
 from klvi.models.batching import Batching
 from klvi.models.decoding import Decoder, decode
 from klvi.models.embedded.enumerable import check_letters
+from klvi.models.gradient_check import check_gradients
 from klvi.models.graph_decoding import graph_decode
 from klvi.models.memory import out_of_memory
 from klvi.models.policy import Policy
@@ -193,6 +194,7 @@ class Run:
         self.evaluator = assemble_evaluator(asked, adapted=True)
         self.loop = assemble_loop(asked, self.evaluator)
         self.config = self.loop.config
+        self._check_learning()
         self.checkpoints = Checkpoints(
             self.directory / CHECKPOINT_FOLDER, self.config.checkpoint.keep
         )
@@ -213,6 +215,17 @@ class Run:
             self._finish("failed")
             raise
         self._finish("finished")
+
+    def _check_learning(self) -> None:
+        """Before the first update: gradients are as right as what is sampled and scored."""
+        config = self.config
+        with out_of_memory("updating"):
+            check_gradients(
+                self.loop.policy,
+                self.evaluator.contexts.contexts,
+                config.rollout.max_new_tokens,
+                recompute=config.optim.gradient_checkpointing,
+            )
 
     def _tell_choices(self, asked: TrainConfig) -> None:
         line = choices_line(asked, self.config, self.loop.policy.prior)
