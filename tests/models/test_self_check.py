@@ -190,7 +190,6 @@ def dropped_in_scoring(monkeypatch: pytest.MonkeyPatch, policy: Policy, name: st
     monkeypatch.setattr(layer, "forward", lambda inputs, *_, **__: base(inputs))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize(
     "fault", [stale_merged, dropped_in_merged, wrong_scale, dropped_in_scoring]
 )
@@ -211,10 +210,10 @@ def test_a_wrong_adapter_is_refused(
     changes: dict[str, Any],
     name: str,
     fault: Callable[..., None],
-    dtype: torch.dtype,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    policy = small_policy(model_type, dtype, **changes)
+    # 16 bits, whose rounding would hide a layer in the whole.
+    policy = small_policy(model_type, torch.bfloat16, **changes)
     fault(monkeypatch, policy, name)
     with pytest.raises(UserError, match=rf"{type(policy.prior.plain).__name__} \(.*klvi env"):
         check(policy)
