@@ -56,9 +56,8 @@ def check(policy: Policy, new_tokens: int = NEW_TOKENS) -> Batching:
 def test_no_false_alarm(
     model_type: str, changes: dict[str, Any], batching: Batching, dtype: torch.dtype
 ) -> None:
-    for seed in (0,) if dtype is torch.float32 else (0, 1):
-        policy = small_policy(model_type, dtype, seed, **changes)
-        assert check(policy) == batching
+    seed = 0 if dtype is torch.float32 else 1
+    assert check(small_policy(model_type, dtype, seed, **changes)) == batching
 
 
 Layer = type[Any]
