@@ -69,7 +69,10 @@ def _check_characters(place: str, field: str, value: object) -> None:
 
 def _message(place: str, item: object) -> Message:
     if not isinstance(item, Mapping):
-        raise UserError(f"{place} is not a text, nor a list of messages with role and content")
+        raise UserError(
+            f"{place} is not a text, nor a list of messages with role and content; give one JSON "
+            "object per prompt"
+        )
     # Tables have every key in every row.
     message = {key: value for key, value in item.items() if value is not None}
     content = message.get("content", [] if "tool_calls" in message else None)

@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import importlib.util
 import io
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -86,6 +87,7 @@ class UserFile:
             _replaced(sys, "stdin", _ClosedInput()),
             _replaced(sys, "argv", _NoArguments([str(self.path)], self.notify)),
             _replaced(argparse.ArgumentParser, "error", _refuse_command_line),
+            _replaced(os, "_exit", _exit_of(os.getpid())),
         ):
             yield
 
@@ -185,6 +187,18 @@ class _NoArguments(list[str]):
 
 def _refuse_command_line(self: argparse.ArgumentParser, message: str) -> NoReturn:
     raise CommandLineError(message)
+
+
+def _exit_of(process: int) -> Callable[[int], NoReturn]:
+    """`os._exit`, which in klvi's own process leaves as `sys.exit` would; not in a forked one."""
+    leave = os._exit
+
+    def leave_child(status: int) -> NoReturn:
+        if os.getpid() == process:
+            raise SystemExit(status)
+        leave(status)
+
+    return leave_child
 
 
 @contextlib.contextmanager

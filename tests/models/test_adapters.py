@@ -59,6 +59,14 @@ def test_a_target_that_is_no_layer_is_named_with_those_that_are() -> None:
         Policy(prior_of(small_model("llama")), LoraSection(targets=["query", "q_proj"]))
 
 
+def test_a_target_that_is_a_block_is_named_with_the_layers_in_it() -> None:
+    model = prior_of(small_model("llama")).model
+    with pytest.raises(UserError, match=r"mlp \(LlamaMLP\).*down_proj, gate_proj, up_proj"):
+        adapter_config(model, LoraSection(targets=["mlp"]))
+    with pytest.raises(UserError, match=r"lora\.targets=\[\].*lora\.targets=null"):
+        adapter_config(model, LoraSection(targets=[]))
+
+
 def test_adapters_on_the_weights_of_experts_train_as_peft_has_them() -> None:
     policy = small_policy("deepseek_v2", targets=["gate_proj", "up_proj", "down_proj"])
     assert any("experts" in name for name in policy.adapted_layers)

@@ -15,7 +15,7 @@ import torch
 
 from klvi.config import schema
 from klvi.contexts import contexts_of, unprompted
-from klvi.errors import UserError
+from klvi.errors import RunError, UserError
 from klvi.rewards import build_reward, score
 
 
@@ -238,3 +238,40 @@ def test_the_command_line_is_klvis(tmp_path, capfd, monkeypatch):
 def test_an_interrupt_at_import_is_one(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         build(write(tmp_path, source="raise KeyboardInterrupt\ndef score(texts): 0"))
+
+
+def test_leaving_the_process_at_once_is_an_exit_as_any_other_but_in_a_child(tmp_path):
+    source = """
+        import os
+        def leaves(texts):
+            os._exit(0)
+        def forks(texts):
+            child = os.fork()
+            if child == 0:
+                os._exit(7)
+            return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])] * len(texts)
+        """
+    file = write(tmp_path, source=source)
+    with pytest.raises(RunError, match="leaves.* exits: SystemExit"):
+        scores(build(file, "leaves"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads
+        assert scores(build(file, "forks")) == [7.0, 7.0]
+
+
+def test_random_rewards_are_those_of_the_update_whatever_came_before(tmp_path):
+    source = """
+        import random
+        import numpy as np, torch
+        def score(texts):
+            return [random.random() + np.random.rand() + torch.rand(1).item() for _ in texts]
+        """
+    file = write(tmp_path, source=source)
+
+    def at(reward, *updates):
+        contexts = contexts_of(["", ""])
+        return [score(reward, ["a", "b"], contexts, update=u).tolist() for u in updates]
+
+    whole, resumed = at(build(file), 0, 1, 2, 3), at(build(file), 2, 3)
+    assert whole[2:] == resumed
+    assert whole[2] != whole[3]
