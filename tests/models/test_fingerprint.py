@@ -16,7 +16,7 @@ from klvi.models.fingerprint import FILE, fingerprint
 def test_an_adapter_of_another_prior_of_the_same_shape_is_refused(tmp_path: Path) -> None:
     disturb(small_policy("llama", seed=0)).save_adapter(tmp_path)
     small_policy("llama", seed=0).load_adapter(tmp_path)
-    with pytest.raises(UserError, match="another prior than model llama .*set model.path"):
+    with pytest.raises(UserError, match=r"another prior than model llama .*set model\.path"):
         small_policy("llama", seed=1).load_adapter(tmp_path)
 
 

@@ -252,7 +252,7 @@ def test_leaving_the_process_at_once_is_an_exit_as_any_other_but_in_a_child(tmp_
             return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])] * len(texts)
         """
     file = write(tmp_path, source=source)
-    with pytest.raises(RunError, match="leaves.* exits: SystemExit"):
+    with pytest.raises(RunError, match=r"leaves.* exits: SystemExit"):
         scores(build(file, "leaves"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads
