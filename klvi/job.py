@@ -86,6 +86,8 @@ def mark_failed(context: Context, reason: str, *, refused: bool) -> None:
         if context.job_number is None:
             with contextlib.suppress(OSError):  # a link, or the present folder of the process
                 folder.rmdir()
+                if folder.parent.parent.name == "runs":
+                    folder.parent.rmdir()  # where this was the only run of its name
             return
     file = folder / "summary.json"
     summary = json.loads(file.read_text("utf-8")) if file.exists() else {"metrics": {}}

@@ -48,6 +48,7 @@ class Mixture:
         log_evidence: log P(x) − log π0(x).
         share: each sample's share in a mean under the mixture; sums to 1.
         policy_ratio: π(x)/q(x), scaled to a mean of exactly 1 under the mixture.
+        log_scale: logarithm of what π(x)/q(x) averaged to before; 0 where shares are calibrated.
         log_weight: log P(x)/q(x).
         strata: 0 for the policy's samples, 1 for the prior's.
         log_z: logarithm of the estimate of Z; -inf where no sample has a weight.
@@ -58,6 +59,7 @@ class Mixture:
     log_evidence: Tensor
     share: Tensor
     policy_ratio: Tensor
+    log_scale: float
     log_weight: Tensor
     strata: Tensor
     log_z: float
@@ -104,13 +106,15 @@ def mixture(policy: LogProbabilities, prior: LogProbabilities | None = None) -> 
     policy_ratio = (log_policy - log_proposal).exp()
     log_weight = log_target - log_proposal
     share = _calibrated_shares(policy_ratio, strata)
-    policy_ratio = policy_ratio / (share * policy_ratio).sum()
+    scale = (share * policy_ratio).sum()
+    policy_ratio = policy_ratio / scale
     return Mixture(
         log_policy=log_policy,
         log_target=log_target,
         log_evidence=log_target - log_prior,
         share=share,
         policy_ratio=policy_ratio,
+        log_scale=float(scale.log()),
         log_weight=log_weight,
         strata=strata,
         log_z=float(torch.logsumexp(log_weight + share.log(), 0)),
@@ -123,8 +127,8 @@ def _calibrated_shares(ratio: Tensor, strata: Tensor) -> Tensor:
     control = _control(ratio, strata)
     if control is None:
         return share
-    share = share - (ratio.mean() - 1) * control / control.square().sum()
-    return share.clamp_min(0.0)
+    share = (share - (ratio.mean() - 1) * control / control.square().sum()).clamp_min(0.0)
+    return share / share.sum()
 
 
 def _control(ratio: Tensor, strata: Tensor) -> Tensor | None:
@@ -192,19 +196,24 @@ def log_z_lower(mix: Mixture) -> Estimate:
 
 
 def kl_forward(mix: Mixture) -> Estimate:
-    """`KL(p‖π)`, nats per sequence (Khalifa et al. 2021, arXiv 2012.11635)."""
-    ratio = mix.target_ratio
-    values = torch.where(ratio > 0, mix.log_target - mix.log_z - mix.log_policy, 0.0)
+    """`KL(p‖π)`, nats per sequence (Khalifa et al. 2021, arXiv 2012.11635).
+
+    Both densities are scaled to a mean of exactly 1 under the mixture, so that it is not negative.
+    """
+    ratio, policy_ratio = mix.target_ratio, mix.policy_ratio
+    log_ratio = mix.log_target - mix.log_z - mix.log_policy + mix.log_scale
+    values = torch.where(ratio > 0, log_ratio, 0.0)
     mean = mix.mean(ratio * values)
-    return mix.estimate(mean, ratio * (values - mean) - (ratio - 1))
+    return mix.estimate(mean, ratio * (values - mean) - (ratio - 1) + (policy_ratio - 1))
 
 
 def kl_reverse(mix: Mixture) -> Estimate:
     """`KL(π‖p)`, nats per sequence; every sample must have a positive target probability."""
-    ratio = mix.policy_ratio
-    values = torch.where(ratio > 0, mix.log_policy - (mix.log_target - mix.log_z), 0.0)
+    ratio, target_ratio = mix.policy_ratio, mix.target_ratio
+    log_ratio = mix.log_policy - mix.log_scale - (mix.log_target - mix.log_z)
+    values = torch.where(ratio > 0, log_ratio, 0.0)
     mean = mix.mean(ratio * values)
-    return mix.estimate(mean, ratio * (values - mean) + mix.target_ratio - 1)
+    return mix.estimate(mean, ratio * (values - mean) + (target_ratio - 1) - (ratio - 1))
 
 
 def total_variation(mix: Mixture) -> Estimate:

@@ -192,7 +192,8 @@ def interval(
     quantile = t_quantile(confidence, estimate.degrees)
     above = _unskewed(quantile, estimate.skewness)
     below = _unskewed(-quantile, estimate.skewness)
-    value = estimate.value
+    # Rounding may carry a value beyond its bounds.
+    value = min(max(estimate.value, low), high)
     return Measurement(
         value=value,
         low=min(value, max(low, value - estimate.error * above)),

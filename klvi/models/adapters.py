@@ -208,10 +208,12 @@ def _ineffective(
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # whatever a model raises
+        remedy = "take another model"
+        if model.dtype != torch.float32:
+            remedy = f"set model.dtype=float32, or {remedy}"
         raise UserError(
             f"{type(model).__name__} cannot run in {str(model.dtype).removeprefix('torch.')} on "
-            f"{model.device} ({type(error).__name__}: {_first_line(error)}); "
-            "set model.dtype, or take another model"
+            f"{model.device} ({type(error).__name__}: {_first_line(error)}); {remedy}"
         ) from error
     placed = {name for name in names if isinstance(view.get_submodule(name), LoraLayer)}
     unplaced = [name for name in names if name not in placed]
