@@ -274,6 +274,7 @@ class PPOSection(Section):
     soft_values: bool = True
     renew_penalty: bool = True
     whiten_advantages: bool = False
+    centre_rewards: bool = True
     kl_stop: Annotated[float, Field(gt=0)] | None = None
 
 

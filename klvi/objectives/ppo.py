@@ -7,6 +7,8 @@ posterior p ∝ π0·exp(r/β), and the loss is β·KL(π‖p) up to a constant 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -48,7 +50,11 @@ def soft_value_offset(log_policy: Tensor, log_prior: Tensor, beta: float) -> Ten
 
 
 def renewed_penalty(
-    advantages: Tensor, log_policy: Tensor, old_log_policy: Tensor, mask: Tensor, beta: float
+    advantages: Tensor,
+    log_policy: Tensor,
+    old_log_policy: Tensor,
+    mask: Tensor,
+    beta: float | Tensor,
 ) -> Tensor:
     """Advantages `(N, T)` with the KL penalty of the policy as it is now, without gradient.
 
@@ -61,6 +67,7 @@ def renewed_penalty(
         advantages: `(N, T)`, of the rollout.
         log_policy: `(N, T)`, nats per token; `old_log_policy` likewise, of the rollout.
         mask: `(N, T)` bool.
+        beta: one, or one of each `(N, 1)`.
     """
     moved = torch.where(mask, log_policy.detach() - old_log_policy, torch.zeros_like(advantages))
     renewed = advantages.double() - beta * moved.double().sum(1, keepdim=True)
@@ -134,17 +141,46 @@ class PPO(Objective):
         self.beta = beta
         self.epochs = config.epochs
         self.minibatches = config.minibatches
+        self._units: tuple[float, float] | None = None
+
+    def _measured(self, score: Tensor) -> tuple[Tensor, float]:
+        """Scores `(N,)` and β in the units that learning has: from the first rollout's mean on.
+
+        Where its spread exceeds 1 it is the unit, of β as well. p ∝ π0·exp(r/β) is the same for
+        (r + c, β) and (k·r, k·β); a critic that starts at 0 and is clipped is not.
+        """
+        if self._units is None:
+            self._units = 0.0, 1.0
+            if self.config.centre_rewards:
+                spread = float(score.double().std(correction=0))
+                self._units = float(score.double().mean()), max(spread, 1.0)
+        mean, unit = self._units
+        return (score.double() - mean) / unit, self.beta / unit
+
+    def retarget(self) -> None:
+        """Measure rewards anew: their weight is another from now on."""
+        self._units = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The units of the rewards."""
+        return {} if self._units is None else {"units": list(self._units)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore `state_dict()`."""
+        units = state.get("units")
+        self._units = None if units is None else (float(units[0]), float(units[1]))
 
     def signals(self, samples: Samples, log_target: Tensor) -> tuple[Signals, Statistics]:
         """Advantages and returns `(N, T)`; the target enters by β alone."""
-        values, offset = self._values(samples)
         score = samples.reward if samples.reward.dim() == 1 else samples.reward.mean(1)
+        measured, beta = self._measured(score)
+        values, offset = self._values(samples, beta)
         rewards = penalised_rewards(
-            samples.log_policy, samples.log_prior, score, samples.lengths, self.beta
+            samples.log_policy, samples.log_prior, measured, samples.lengths, beta
         )
         advantages = generalised_advantages(rewards, values, samples.mask, self.config.gae_lambda)
         returns = advantages + values
-        resolution = self._resolution(samples, score, values)
+        resolution = self._resolution(samples, measured, values, beta)
         if self.config.whiten_advantages:
             advantages = whiten(settled(advantages, resolution), samples.mask)
             resolution = torch.zeros_like(resolution)
@@ -160,20 +196,21 @@ class PPO(Objective):
                 f"objective={self.name}: a reward of size {float(score.abs().max()):.3g} at "
                 f"beta={self.beta:g} overflows; scale the reward, or choose another beta"
             )
-        return {**signals, "resolution": resolution}, statistics
+        beta_of_each = torch.full_like(resolution, beta)
+        return {**signals, "resolution": resolution, "beta": beta_of_each}, statistics
 
-    def _resolution(self, samples: Samples, score: Tensor, values: Tensor) -> Tensor:
+    def _resolution(self, samples: Samples, score: Tensor, values: Tensor, beta: float) -> Tensor:
         """`(N, 1)`, units of the reward: what rounding makes of a folded reward less its value."""
         eps = ROUNDINGS * torch.finfo(torch.float32).eps
         size = score.double().abs() + values.abs().amax(1).double()
-        return (self.beta * samples.resolution + eps * size)[:, None]
+        return (beta * samples.resolution + eps * size)[:, None]
 
-    def _values(self, samples: Samples) -> tuple[Tensor, Tensor]:
+    def _values(self, samples: Samples, beta: float) -> tuple[Tensor, Tensor]:
         """The critic's values and, of these, what is not the value head's, both `(N, T)`."""
         assert samples.values is not None, "PPO needs samples with values"
         offset = torch.zeros_like(samples.values)
         if self.config.soft_values:
-            full = soft_value_offset(samples.log_policy, samples.log_prior, self.beta)
+            full = soft_value_offset(samples.log_policy, samples.log_prior, beta)
             offset = torch.where(samples.mask, full, torch.zeros_like(full))
         return samples.values.double() + offset, offset
 
@@ -186,7 +223,8 @@ class PPO(Objective):
         values = prediction.values + signals["offset"]
         old, advantages = samples.log_policy, signals["advantages"]
         if config.renew_penalty and not config.whiten_advantages:
-            advantages = renewed_penalty(advantages, prediction.log_policy, old, mask, self.beta)
+            beta = signals["beta"]
+            advantages = renewed_penalty(advantages, prediction.log_policy, old, mask, beta)
         advantages = settled(advantages, signals["resolution"])
         policy_loss = (
             clipped_policy_loss(prediction.log_policy, old, advantages, mask, config.clip)

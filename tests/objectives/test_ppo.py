@@ -8,6 +8,7 @@ from support import made_samples, train_config
 from torch import Tensor
 from torch.testing import assert_close
 
+from klvi.config.schema import KLObjective
 from klvi.objectives import PPO, Prediction, Totals, build_objective
 from klvi.objectives.ppo import (
     clipped_policy_loss,
@@ -155,3 +156,21 @@ def test_later_passes_renew_the_penalty_where_asked(renew: bool) -> None:
     assert moved.grad is not None
     expected = -advantages * (0.1 * samples.mask).exp() / 5
     assert_close(moved.grad, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("factor", "shift"), [(1.0, 100.0), (50.0, -3000.0)])
+def test_the_offset_and_the_scale_of_rewards_change_nothing_that_is_learned(
+    factor: float, shift: float
+) -> None:
+    samples = replace(made_samples([2, 3, 4]), values=torch.zeros(3, 4))
+    reward = torch.tensor([0.0, 10.0, 25.0]).double()
+    found = []
+    for f, c in ((1.0, 0.0), (factor, shift)):
+        ppo = PPO("kl", KLObjective(name="kl"), beta=0.5 * f)
+        signals, _ = ppo.signals(samples.with_reward(f * reward + c), torch.zeros(3))
+        restored = PPO("kl", KLObjective(name="kl"), beta=0.5 * f)
+        restored.load_state_dict(ppo.state_dict())
+        later, _ = restored.signals(samples.with_reward(f * reward + f + c), torch.zeros(3))
+        found.append((signals["advantages"], later["advantages"]))
+    assert_close(found[0], found[1])
+    assert found[0][0].abs().max() < 3

@@ -77,6 +77,7 @@ def parity_config(objective: str) -> TrainConfig:
             "soft_values": False,
             "renew_penalty": False,
             "whiten_advantages": True,
+            "centre_rewards": False,
         },
         updates=UPDATES,
         batch_size=BATCH,
