@@ -55,6 +55,7 @@ def _facts() -> Iterator[tuple[str, str]]:
 
 
 def _model_lines(config: EnvConfig) -> Iterator[str]:
+    from klvi.models.loading import quiet_transformers
     from klvi.models.policy import Policy
     from klvi.models.prior import load_prior
     from klvi.models.self_check import check_policy, layer_kinds
@@ -65,7 +66,10 @@ def _model_lines(config: EnvConfig) -> Iterator[str]:
     use_device(device)
     prior = load_prior(config.model, device)
     policy = Policy(prior, config.lora)
-    agreements = check_policy(policy, load_contexts(config.prompts), config.rollout.max_new_tokens)
+    with quiet_transformers():
+        agreements = check_policy(
+            policy, load_contexts(config.prompts), config.rollout.max_new_tokens
+        )
     weights = sum(parameter.numel() for parameter in prior.plain.parameters())
     dtype = str(prior.plain.dtype).removeprefix("torch.")
     yield f"model         {prior.name}: {type(prior.plain).__name__}, {weights:,} weights, {dtype}"

@@ -35,6 +35,7 @@ from klvi.models.decoding import Decoder, decode
 from klvi.models.embedded.enumerable import check_letters
 from klvi.models.gradient_check import check_gradients
 from klvi.models.graph_decoding import graph_decode
+from klvi.models.loading import quiet_transformers
 from klvi.models.memory import out_of_memory
 from klvi.models.policy import Policy
 from klvi.models.prior import Prior, load_prior
@@ -94,7 +95,8 @@ def assemble_evaluator(config: MeasureConfig, *, adapted: bool) -> Evaluator:
     config = choose(config, facts_of(prior), longest + config.rollout.max_new_tokens)
     policy = Policy(prior, config.lora if adapted else None, config.seed)
     policy.decoder = _decoder(config.rollout, prior, longest + config.rollout.max_new_tokens)
-    with out_of_memory("loading"):
+    # transformers tells at a model's first pass which kernels it does without.
+    with out_of_memory("loading"), quiet_transformers():
         check_policy(policy, contexts.contexts, config.rollout.max_new_tokens)
     evaluator = Evaluator(
         config=config,
