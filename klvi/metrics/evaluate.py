@@ -14,11 +14,11 @@ from klvi.metrics import estimators, text
 from klvi.metrics.intervals import (
     ROOM,
     Estimate,
-    average,
     bounded_interval,
     interval,
     with_room,
 )
+from klvi.metrics.jackknife import GROUPS, averaged, debiased, kept
 from klvi.metrics.measurement import Measurement, Metric, Unavailable
 from klvi.metrics.target import Trust, target_metrics
 from klvi.samples import Samples
@@ -117,6 +117,7 @@ def _averaged(
     parts = [
         _estimates(samples.select(rows), log_target[rows.cpu()], beta, seed) for rows in groups
     ]
+    better = [_debiased(samples, rows, log_target, beta, len(groups)) for rows in groups]
     weights = [len(rows) / len(samples) for rows in groups]
     excluded = int((log_target == -math.inf).sum())
     found: dict[str, Estimate | Unavailable] = {}
@@ -134,9 +135,31 @@ def _averaged(
             found[name] = Unavailable(missing[0])
         else:
             estimates = [e for part in parts if isinstance(e := part[name], Estimate)]
-            mean = average(estimates, weights, share)
+            each = [part[name] for part in better] if name in better[0] else estimates
+            mean = averaged(estimates, each, weights, share)
             found[name] = _of_bounded(mean, share) if name in BOUNDED else mean
     return found
+
+
+def _debiased(
+    samples: Samples, rows: Tensor, log_target: Tensor, beta: float, contexts: int
+) -> Mapping[str, Estimate]:
+    """The numeric estimates of one of several contexts, without bias of order 1/n."""
+    chosen, targets = samples.select(rows), log_target[rows.cpu()]
+    found = _numeric_estimates(chosen, targets, beta)
+    if contexts == 1 or len(rows) < 2 * GROUPS:
+        return found
+
+    def without(group: int) -> Mapping[str, Estimate]:
+        keep = kept(len(rows), group)
+        part = chosen.select(keep.to(chosen.lengths.device))
+        return _numeric_estimates(part, targets[keep], beta)
+
+    partial = [without(group) for group in range(GROUPS)]
+    return {
+        name: debiased(whole, [values[name].value for values in partial])
+        for name, whole in found.items()
+    }
 
 
 def _reason(found: Estimate | Unavailable) -> str:
@@ -162,6 +185,11 @@ def _estimates(
     samples: Samples, log_target: Tensor, beta: float, seed: int
 ) -> Mapping[str, Estimate | Unavailable]:
     """What is said of the samples of one context."""
+    return {**_numeric_estimates(samples, log_target, beta), **_text_estimates(samples, seed)}
+
+
+def _numeric_estimates(samples: Samples, log_target: Tensor, beta: float) -> Mapping[str, Estimate]:
+    """What is said of the log-probabilities and rewards of one context's samples."""
     log_policy, log_prior = samples.log_policy.cpu().double(), samples.log_prior.cpu().double()
     lengths = samples.lengths.cpu().double()
     entropy = None if samples.entropy is None else samples.entropy.cpu().double()
@@ -174,7 +202,6 @@ def _estimates(
         "eval/entropy_token": estimators.entropy_token(log_policy, lengths, entropy),
         PERPLEXITY: estimators.log_perplexity(log_prior, lengths),
         FOLDED: estimators.standard_deviation(folded),
-        **_text_estimates(samples, seed),
     }
 
 

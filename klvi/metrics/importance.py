@@ -37,6 +37,11 @@ class LogProbabilities(NamedTuple):
     target: Tensor
     drawn: Tensor | None = None
 
+    def select(self, rows: Tensor) -> LogProbabilities:
+        """Those at `rows` `(n,)`."""
+        drawn = None if self.drawn is None else self.drawn[rows]
+        return LogProbabilities(self.policy[rows], self.prior[rows], self.target[rows], drawn)
+
 
 @dataclass(frozen=True)
 class Mixture:

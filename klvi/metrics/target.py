@@ -11,7 +11,8 @@ from torch import Tensor
 
 from klvi.metrics import estimators, importance
 from klvi.metrics.importance import LogProbabilities, Mixture
-from klvi.metrics.intervals import Estimate, average, interval, with_room
+from klvi.metrics.intervals import Estimate, interval, with_room
+from klvi.metrics.jackknife import GROUPS, averaged, debiased, kept
 from klvi.metrics.measurement import Measurement, Metric, Unavailable
 from klvi.samples import Samples
 
@@ -25,6 +26,10 @@ NEEDS_Z: dict[str, Callable[[Mixture], Estimate]] = {
 }
 INFINITE_OUTSIDE = ("eval/kl_target_reverse", *LOWER_BOUNDS)
 SAME = 1e-4
+
+
+# One context's samples of the policy, and of the prior where there are any.
+Drawn = tuple[LogProbabilities, LogProbabilities | None]
 
 
 @dataclass(frozen=True)
@@ -71,8 +76,10 @@ def target_metrics(
         prompt: importance.mixture(part, prior.get(prompt)) for prompt, part in policy.items()
     }
     weights = [len(part.policy) / len(samples) for part in policy.values()]
+    several = len(mixtures) > 1
+    sets = [(part, prior.get(row)) for row, part in policy.items()] if several else []
     worst = _worst_prompt(mixtures, names)
-    return _measure(list(mixtures.values()), weights, worst, violated, trust, share)
+    return _measure(list(mixtures.values()), sets, weights, worst, violated, trust, share)
 
 
 def _by_prompt(
@@ -132,6 +139,7 @@ def _worst_prompt(mixtures: dict[int, Mixture], names: dict[int, str]) -> _Worst
 
 def _measure(
     mixtures: list[Mixture],
+    sets: list[Drawn],
     weights: list[float],
     worst: _Worst,
     violated: Unavailable | None,
@@ -147,7 +155,10 @@ def _measure(
     def measure(estimator: Callable[[Mixture], Estimate], name: str) -> Metric:
         if name in infinite:
             return infinite[name]
-        found = average([estimator(mix) for mix in mixtures], weights, share)
+        wholes = [estimator(mix) for mix in mixtures]
+        triples = zip(wholes, mixtures, sets, strict=True) if sets else ()
+        each = [_debiased(estimator, *triple) for triple in triples] or wholes
+        found = averaged(wholes, each, weights, share)
         return _with_interval(name, found, trust)
 
     metrics = {"eval/ess": measure(importance.effective_sample_size, "eval/ess")}
@@ -159,6 +170,27 @@ def _measure(
     if refusal is not None:
         metrics |= dict.fromkeys(NEEDS_Z, refusal)
     return metrics | infinite
+
+
+def _debiased(
+    estimator: Callable[[Mixture], Estimate], whole: Estimate, mix: Mixture, drawn: Drawn
+) -> Estimate:
+    """One of several contexts' estimates, without its bias of order 1/n."""
+    sizes = [len(part.policy) for part in drawn if part is not None]
+    if min(sizes) < 2 * GROUPS:
+        return whole
+
+    def without(group: int) -> float:
+        policy, prior = drawn
+        fewer = policy.select(kept(len(policy.policy), group))
+        others = None if prior is None else prior.select(kept(len(prior.policy), group))
+        part = importance.mixture(fewer, others)
+        # An effective sample size is in samples, of which there are fewer.
+        per_sample = estimator is importance.effective_sample_size
+        scale = len(mix.log_weight) / len(part.log_weight) if per_sample else 1.0
+        return scale * estimator(part).value
+
+    return debiased(whole, [without(group) for group in range(GROUPS)])
 
 
 def _featureless(mix: Mixture) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
@@ -52,7 +54,10 @@ def load_pretrained(
     if adapter is not None:
         return _load_adapted(path, Path(adapter), dtype=dtype, key=key, **options)
     with _explained(path, key):
+        AutoConfig.from_pretrained(path, **options)
+    with _explained(path, key, "no tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(path, **options)
+    with _explained(path, key):
         model, loading = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=dtype,
@@ -172,7 +177,7 @@ def _untie_adapted(adapted: PeftModel, model: PreTrainedModel) -> None:
 
 
 @contextlib.contextmanager
-def _explained(path: str, key: str) -> Iterator[None]:
+def _explained(path: str, key: str, what: str = "no causal language model") -> Iterator[None]:
     """Whatever the libraries raise while loading, as one line that names the path."""
     try:
         with quiet_transformers():
@@ -189,13 +194,13 @@ def _explained(path: str, key: str) -> Iterator[None]:
             ) from error
         where = "the folder" if Path(path).exists() else "the Hugging Face hub"
         raise UserError(
-            f"{key}={path}: no causal language model could be loaded from {where} "
-            f"({_first_line(error)})"
+            f"{key}={path}: {what} could be loaded from {where} ({_first_line(error)})"
         ) from error
 
 
 def _first_line(error: Exception) -> str:
-    lines: Iterable[str] = (line.strip() for line in str(error).splitlines())
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    lines: Iterable[str] = (line.strip() for line in plain.splitlines())
     return next((line for line in lines if line), type(error).__name__)
 
 

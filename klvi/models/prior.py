@@ -162,6 +162,13 @@ class Prior:
         """Raises UserError where prompt and completion do not fit the model's context."""
         context = self.most_tokens
         if context is not None and prompt_tokens + new_tokens > context:
+            room = context - new_tokens
+            if room >= 1 and prompt_tokens > new_tokens:
+                raise UserError(
+                    f"prompts.max_tokens: a prompt of {prompt_tokens} tokens with "
+                    f"rollout.max_new_tokens={new_tokens} exceeds the {context} positions of model "
+                    f"{self.name}; set prompts.max_tokens={room}, or fewer new tokens"
+                )
             raise UserError(
                 f"rollout.max_new_tokens={new_tokens}: with a prompt of {prompt_tokens} tokens it "
                 f"exceeds the {context} positions of model {self.name}; "

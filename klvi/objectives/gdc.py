@@ -138,7 +138,7 @@ class GDC(Objective):
         )
         ess = effective_sample_size(log_weights)
         statistics = {
-            "gdc/log_z": (log_z_of_all.logsumexp(0) - math.log(len(samples))).item(),
+            "gdc/log_z": log_z_of_all.mean().item(),
             "gdc/ess": ess,
             "gdc/zero_weights": torch.isneginf(log_weights).double().mean().item(),
         }

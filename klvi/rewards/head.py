@@ -11,6 +11,8 @@ from torch.nn.functional import logsigmoid
 from klvi.errors import UserError
 
 Transform = Literal["logit", "log_sigmoid", "log_softmax"]
+# Labels of which the second is meant where none is named.
+BINARY = 2
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,17 @@ class Head:
 
     @staticmethod
     def of(config: Any, label: str | int | None, transform: Transform | None) -> Head:
-        """What a model's configuration and the user's choice say; label null is 1 of several.
+        """What a model's configuration and the user's choice say; label null is 1 of two.
 
         Raises `UserError` where the model does not have the label.
         """
         count = int(config.num_labels)
         chosen = transform or _transform(config)
+        if count > BINARY and label is None:
+            raise UserError(
+                f"reward.label: the model has {count} labels; choose one of "
+                f"{', '.join(map(str, config.id2label.values()))}"
+            )
         if count > 1:
             return Head(count, _index(config, 1 if label is None else label, count), chosen)
         if chosen == "log_softmax":
