@@ -192,12 +192,16 @@ def interval(
     quantile = t_quantile(confidence, estimate.degrees)
     above = _unskewed(quantile, estimate.skewness)
     below = _unskewed(-quantile, estimate.skewness)
-    # Rounding may carry a value beyond its bounds.
-    value = min(max(estimate.value, low), high)
+    bottom = estimate.value - estimate.error * above
+    top = estimate.value - estimate.error * below
+    value = estimate.value
+    # What its own error carries beyond a bound is cut; what is further beyond is a fault to see.
+    if top >= low and bottom <= high:
+        value = min(max(value, low), high)
     return Measurement(
         value=value,
-        low=min(value, max(low, value - estimate.error * above)),
-        high=max(value, min(high, value - estimate.error * below)),
+        low=min(value, max(low, bottom)),
+        high=max(value, min(high, top)),
         n=estimate.n,
     )
 
