@@ -15,10 +15,10 @@ from transformers.utils import find_adapter_config_file
 
 from klvi.config.schema import ClassifierReward
 from klvi.errors import UserError
+from klvi.models.files import file_problems
 from klvi.models.loading import quiet_transformers
 
 SEQUENCE_CLASSIFICATION = "SEQ_CLS"
-LFS_POINTER = b"version https://git-lfs"
 HEADS = ("score", "classifier")  # peft saves these beside the adapter of a classifier
 
 
@@ -188,9 +188,10 @@ def _reason(error: Exception, path: str) -> str:
     message = " ".join(str(error).split())
     if "trust_remote_code" in message:
         return "it needs code of its own; read that code, then set reward.trust_remote_code=true"
-    damage = _damage(Path(path))
-    if damage:
-        return damage
+    folder = Path(path)
+    damaged = file_problems(folder) if folder.is_dir() else []
+    if damaged:
+        return damaged[0]
     if isinstance(error, ImportError) or "quantiz" in message:
         return f"it needs a package that is not installed: {_first_sentence(message)}"
     if "Unrecognized configuration class" in message:
@@ -200,37 +201,6 @@ def _reason(error: Exception, path: str) -> str:
 
 def _first_sentence(message: str) -> str:
     return message.partition(". ")[0][:300]
-
-
-def _damage(folder: Path) -> str | None:
-    """What is wrong with a local folder's files; None where nothing is found."""
-    if not folder.is_dir():
-        return None
-    for file in sorted(folder.iterdir()):
-        if not file.is_file():
-            continue
-        with file.open("rb") as stream:
-            start = stream.read(len(LFS_POINTER))
-        if start == LFS_POINTER:
-            return f"{file.name} is a Git LFS pointer and not the file; run git lfs pull there"
-        if file.suffix == ".safetensors" and _truncated(file):
-            return f"{file.name} is damaged or incomplete; download it again"
-    return None
-
-
-def _truncated(file: Path) -> bool:
-    """Whether a safetensors file ends before the tensors that its header lists."""
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if length + 8 > size:
-            return True
-        try:
-            header = json.loads(stream.read(length))
-            ends = [entry["data_offsets"][1] for key, entry in header.items() if key[0] != "_"]
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-            return True
-    return 8 + length + max(ends, default=0) != size
 
 
 def _some(names: list[str]) -> str:

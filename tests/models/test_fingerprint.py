@@ -30,10 +30,14 @@ def test_a_weight_that_was_trained_on_shows(place: str) -> None:
 
 def test_bfloat16_of_the_same_weights_is_the_same_prior(tmp_path: Path) -> None:
     disturb(small_policy("llama", torch.float32)).save_adapter(tmp_path)
-    small_policy("llama", torch.bfloat16).load_adapter(tmp_path)
+    policy = small_policy("llama", torch.bfloat16)
+    policy.load_adapter(tmp_path)
+    assert not policy.is_prior
 
 
 def test_a_folder_of_another_trainer_is_taken(tmp_path: Path) -> None:
     disturb(small_policy("llama", seed=0)).save_adapter(tmp_path)
     (tmp_path / FILE).unlink()
-    small_policy("llama", seed=1).load_adapter(tmp_path)
+    policy = small_policy("llama", seed=1)
+    policy.load_adapter(tmp_path)
+    assert not policy.is_prior
