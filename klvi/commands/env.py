@@ -61,15 +61,17 @@ def _model_lines(config: EnvConfig) -> Iterator[str]:
     from klvi.models.self_check import check_policy, layer_kinds
     from klvi.prompts import load_contexts
     from klvi.training.devices import choose_device, use_device
+    from klvi.training.run import prompted
 
     device = choose_device(config.device)
     use_device(device)
     prior = load_prior(config.model, device)
+    prior, contexts = prompted(prior, load_contexts(config.prompts), config.prompts)
+    new_tokens = config.rollout.max_new_tokens
+    prior.check_length(prior.encode(contexts)[0].shape[1], new_tokens)
     policy = Policy(prior, config.lora)
     with quiet_transformers():
-        agreements = check_policy(
-            policy, load_contexts(config.prompts), config.rollout.max_new_tokens
-        )
+        agreements = check_policy(policy, contexts, new_tokens)
     weights = sum(parameter.numel() for parameter in prior.plain.parameters())
     dtype = str(prior.plain.dtype).removeprefix("torch.")
     yield f"model         {prior.name}: {type(prior.plain).__name__}, {weights:,} weights, {dtype}"

@@ -114,10 +114,12 @@ def _averaged(
 ) -> dict[str, Estimate | Unavailable]:
     """What is said of the policy's samples alone, by metric: the mean over contexts."""
     groups = _groups(samples)
-    parts = [
-        _estimates(samples.select(rows), log_target[rows.cpu()], beta, seed) for rows in groups
-    ]
-    better = [_debiased(samples, rows, log_target, beta, len(groups)) for rows in groups]
+    chosen = [(samples.select(rows), log_target[rows.cpu()]) for rows in groups]
+    parts = [_estimates(*context, beta, seed) for context in chosen]
+    better = parts
+    if len(groups) > 1:
+        pairs = zip(parts, chosen, strict=True)
+        better = [_debiased(part, *context, beta) for part, context in pairs]
     weights = [len(rows) / len(samples) for rows in groups]
     excluded = int((log_target == -math.inf).sum())
     found: dict[str, Estimate | Unavailable] = {}
@@ -134,32 +136,34 @@ def _averaged(
         elif missing:
             found[name] = Unavailable(missing[0])
         else:
-            estimates = [e for part in parts if isinstance(e := part[name], Estimate)]
-            each = [part[name] for part in better] if name in better[0] else estimates
+            estimates, each = (
+                [e for part in every if isinstance(e := part[name], Estimate)]
+                for every in (parts, better)
+            )
             mean = averaged(estimates, each, weights, share)
             found[name] = _of_bounded(mean, share) if name in BOUNDED else mean
     return found
 
 
 def _debiased(
-    samples: Samples, rows: Tensor, log_target: Tensor, beta: float, contexts: int
-) -> Mapping[str, Estimate]:
-    """The numeric estimates of one of several contexts, without bias of order 1/n."""
-    chosen, targets = samples.select(rows), log_target[rows.cpu()]
-    found = _numeric_estimates(chosen, targets, beta)
-    if contexts == 1 or len(rows) < 2 * GROUPS:
+    found: Mapping[str, Estimate | Unavailable], samples: Samples, log_target: Tensor, beta: float
+) -> Mapping[str, Estimate | Unavailable]:
+    """What was found of one of several contexts, its numeric estimates less their bias."""
+    if len(samples) < 2 * GROUPS:
         return found
 
     def without(group: int) -> Mapping[str, Estimate]:
-        keep = kept(len(rows), group)
-        part = chosen.select(keep.to(chosen.lengths.device))
-        return _numeric_estimates(part, targets[keep], beta)
+        keep = kept(len(samples), group)
+        part = samples.select(keep.to(samples.lengths.device))
+        return _numeric_estimates(part, log_target[keep], beta)
 
     partial = [without(group) for group in range(GROUPS)]
-    return {
+    better = {
         name: debiased(whole, [values[name].value for values in partial])
-        for name, whole in found.items()
+        for name in partial[0]
+        if isinstance(whole := found[name], Estimate)
     }
+    return {**found, **better}
 
 
 def _reason(found: Estimate | Unavailable) -> str:

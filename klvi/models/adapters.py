@@ -15,7 +15,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from klvi.config.schema import LoraSection
-from klvi.errors import UserError
+from klvi.errors import UserError, described
+from klvi.models.memory import is_out_of_memory
 from klvi.models.prior import most_tokens
 from klvi.models.products import is_linear_map
 from klvi.models.views import view_of
@@ -74,10 +75,6 @@ def adapt(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
         warnings.filterwarnings("ignore", message="The following (rank|alpha)_pattern keys")
         warnings.simplefilter("ignore", FutureWarning)
         return get_peft_model(model, config)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0]
 
 
 def kind_of(name: str) -> str:
@@ -205,15 +202,15 @@ def _ineffective(
     tokens = torch.arange(PROBE_TOKENS, device=model.device)[None] % vocabulary
     try:
         view(input_ids=tokens[:, : _room(model)], use_cache=False)
-    except (torch.OutOfMemoryError, MemoryError):
-        raise
     except Exception as error:  # whatever a model raises
+        if is_out_of_memory(error):
+            raise
         remedy = "take another model"
         if model.dtype != torch.float32:
             remedy = f"set model.dtype=float32, or {remedy}"
         raise UserError(
             f"{type(model).__name__} cannot run in {str(model.dtype).removeprefix('torch.')} on "
-            f"{model.device} ({type(error).__name__}: {_first_line(error)}); {remedy}"
+            f"{model.device} ({described(error)}); {remedy}"
         ) from error
     placed = {name for name in names if isinstance(view.get_submodule(name), LoraLayer)}
     unplaced = [name for name in names if name not in placed]

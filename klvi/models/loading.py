@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,9 @@ from transformers import (
 )
 from transformers.utils import find_adapter_config_file
 
-from klvi.errors import UserError
+from klvi.errors import UserError, first_line
 from klvi.models.files import file_problems
+from klvi.models.memory import is_out_of_memory
 from klvi.models.views import embeddings_are_tied, untie
 
 # Of many missing weights, how many are named.
@@ -72,14 +72,24 @@ def load_pretrained(
 
 def check_finite(model: nn.Module, culprit: str) -> None:
     """Raises UserError where a weight is NaN or infinite."""
-    # Buffers may hold infinities on purpose, as masks do.
+    found = infinite_weight(model)
+    if found is not None:
+        name, dtype = found
+        raise UserError(
+            f"{culprit}: weight {name} is not finite (NaN or infinite): it was saved broken, or "
+            f"overflows {str(dtype).removeprefix('torch.')}; use another checkpoint or dtype"
+        )
+
+
+def infinite_weight(model: nn.Module) -> tuple[str, torch.dtype] | None:
+    """The first weight with a NaN or infinity, and its type; None where all are finite.
+
+    Buffers may hold infinities on purpose, as masks do.
+    """
     for name, weight in model.named_parameters():
         if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
-            raise UserError(
-                f"{culprit}: weight {name} is not finite (NaN or infinite): it was saved broken, "
-                f"or overflows {str(weight.dtype).removeprefix('torch.')}; use another checkpoint "
-                "or dtype"
-            )
+            return name, weight.dtype
+    return None
 
 
 def check_vocabulary(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -119,17 +129,18 @@ def _check_loading(path: str, key: str, model: PreTrainedModel, loading: Any) ->
     missing = sorted(loading["missing_keys"])
     if missing:
         raise UserError(
-            f"{key}={path}: no weights for {_listed(missing)} of {type(model).__name__}, which "
+            f"{key}={path}: no weights for {listed(missing)} of {type(model).__name__}, which "
             "would be random: it is an incomplete checkpoint or one of another model class"
         )
     mismatched = sorted(str(entry[0]) for entry in loading["mismatched_keys"])
     if mismatched:
         raise UserError(
-            f"{key}={path}: weights of another shape than config.json says: {_listed(mismatched)}"
+            f"{key}={path}: weights of another shape than config.json says: {listed(mismatched)}"
         )
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """The first few names, and how many more there are."""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more
 
@@ -182,11 +193,13 @@ def _explained(path: str, key: str, what: str = "no causal language model") -> I
     try:
         with quiet_transformers():
             yield
-    except (UserError, torch.OutOfMemoryError, MemoryError):
+    except UserError:
         raise
     except ImportError as error:
-        raise UserError(f"{key}={path}: a package is missing: {_first_line(error)}") from error
+        raise UserError(f"{key}={path}: a package is missing: {first_line(error)}") from error
     except Exception as error:  # whatever a checkpoint makes them raise
+        if is_out_of_memory(error):
+            raise
         if "trust_remote_code" in str(error):
             raise UserError(
                 f"{key}={path}: it runs code of its own, which comes with the checkpoint: set "
@@ -194,14 +207,8 @@ def _explained(path: str, key: str, what: str = "no causal language model") -> I
             ) from error
         where = "the folder" if Path(path).exists() else "the Hugging Face hub"
         raise UserError(
-            f"{key}={path}: {what} could be loaded from {where} ({_first_line(error)})"
+            f"{key}={path}: {what} could be loaded from {where} ({first_line(error)})"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
-    lines: Iterable[str] = (line.strip() for line in plain.splitlines())
-    return next((line for line in lines if line), type(error).__name__)
 
 
 @contextlib.contextmanager

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from klvi.contexts import Context
-from klvi.errors import UserError
+from klvi.errors import UserError, described
 from klvi.models.adapter_check import wrong_layer
 from klvi.models.adapters import adapt
 from klvi.models.batching import ARRANGEMENTS, Batching
+from klvi.models.memory import is_out_of_memory
 from klvi.models.policy import Policy
 from klvi.models.prior import with_kernels
 from klvi.models.reference import plain_log_probs, plain_spread, prefix_log_prob
@@ -213,16 +214,10 @@ def unable() -> Iterator[None]:
     """Turns what a model raises into `UnableError`, but running out of memory."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError):
-        raise
     except Exception as error:  # models raise whatever they like
+        if is_out_of_memory(error):
+            raise
         raise UnableError(described(error)) from error
-
-
-def described(error: Exception) -> str:
-    """The kind of an exception with the first line of what it says."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def _check_plain(name: str, plain: PreTrainedModel, prompts: Prompts) -> None:

@@ -54,7 +54,7 @@ def renewed_penalty(
     log_policy: Tensor,
     old_log_policy: Tensor,
     mask: Tensor,
-    beta: float | Tensor,
+    beta: float,
 ) -> Tensor:
     """Advantages `(N, T)` with the KL penalty of the policy as it is now, without gradient.
 
@@ -67,7 +67,6 @@ def renewed_penalty(
         advantages: `(N, T)`, of the rollout.
         log_policy: `(N, T)`, nats per token; `old_log_policy` likewise, of the rollout.
         mask: `(N, T)` bool.
-        beta: one, or one of each `(N, 1)`.
     """
     moved = torch.where(mask, log_policy.detach() - old_log_policy, torch.zeros_like(advantages))
     renewed = advantages.double() - beta * moved.double().sum(1, keepdim=True)
@@ -155,7 +154,12 @@ class PPO(Objective):
                 spread = float(score.double().std(correction=0))
                 self._units = float(score.double().mean()), max(spread, 1.0)
         mean, unit = self._units
-        return (score.double() - mean) / unit, self.beta / unit
+        return (score.double() - mean) / unit, self._measured_beta
+
+    @property
+    def _measured_beta(self) -> float:
+        """β in the units of the rewards."""
+        return self.beta / (1.0 if self._units is None else self._units[1])
 
     def retarget(self) -> None:
         """Measure rewards anew: their weight is another from now on."""
@@ -196,8 +200,7 @@ class PPO(Objective):
                 f"objective={self.name}: a reward of size {float(score.abs().max()):.3g} at "
                 f"beta={self.beta:g} overflows; scale the reward, or choose another beta"
             )
-        beta_of_each = torch.full_like(resolution, beta)
-        return {**signals, "resolution": resolution, "beta": beta_of_each}, statistics
+        return {**signals, "resolution": resolution}, statistics
 
     def _resolution(self, samples: Samples, score: Tensor, values: Tensor, beta: float) -> Tensor:
         """`(N, 1)`, units of the reward: what rounding makes of a folded reward less its value."""
@@ -223,7 +226,7 @@ class PPO(Objective):
         values = prediction.values + signals["offset"]
         old, advantages = samples.log_policy, signals["advantages"]
         if config.renew_penalty and not config.whiten_advantages:
-            beta = signals["beta"]
+            beta = self._measured_beta
             advantages = renewed_penalty(advantages, prediction.log_policy, old, mask, beta)
         advantages = settled(advantages, signals["resolution"])
         policy_loss = (

@@ -16,7 +16,7 @@ from transformers.utils import find_adapter_config_file
 from klvi.config.schema import ClassifierReward
 from klvi.errors import UserError
 from klvi.models.files import file_problems
-from klvi.models.loading import quiet_transformers
+from klvi.models.loading import infinite_weight, listed, quiet_transformers
 
 SEQUENCE_CLASSIFICATION = "SEQ_CLS"
 HEADS = ("score", "classifier")  # peft saves these beside the adapter of a classifier
@@ -65,7 +65,7 @@ class Source:
         if missing:
             raise UserError(
                 f"reward.path={self.path} is not a trained sequence classifier: it has no weights "
-                f"for {_some(missing)}; give a model that was saved with its head"
+                f"for {listed(missing)}; give a model that was saved with its head"
             )
         return model
 
@@ -129,7 +129,7 @@ class Source:
     def _refuse_part(self, base: str, lacking: list[str]) -> NoReturn:
         raise UserError(
             f"reward.path={self.path} is not a whole adapter of {base}: there are no weights "
-            f"for {_some(lacking)}; save it with its head in modules_to_save"
+            f"for {listed(lacking)}; save it with its head in modules_to_save"
         )
 
     def _tokenizer(self, adapter: dict[str, Any] | None) -> Any:
@@ -173,15 +173,14 @@ def _labels(saved: dict[str, torch.Tensor], adapter: dict[str, Any]) -> dict[str
 
 
 def _check_finite(model: Any, path: str) -> None:
-    for name, weight in model.named_parameters():
-        if weight.is_floating_point() and not bool(weight.isfinite().all()):
-            narrow = weight.dtype is torch.float16
-            raise UserError(
-                f"reward.path={path}: its weights {name} are not all finite numbers in "
-                f"{weight.dtype}; "
-                + ("set reward.dtype=float32, or " if narrow else "")
-                + "give a model that was saved whole"
-            )
+    found = infinite_weight(model)
+    if found is not None:
+        name, dtype = found
+        raise UserError(
+            f"reward.path={path}: its weights {name} are not all finite numbers in {dtype}; "
+            + ("set reward.dtype=float32, or " if dtype is torch.float16 else "")
+            + "give a model that was saved whole"
+        )
 
 
 def _reason(error: Exception, path: str) -> str:
@@ -201,8 +200,3 @@ def _reason(error: Exception, path: str) -> str:
 
 def _first_sentence(message: str) -> str:
     return message.partition(". ")[0][:300]
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(sorted(names)[:3])
-    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown  # noqa: PLR2004

@@ -22,6 +22,7 @@ from klvi.config.schema import (
     FilePrompts,
     MeasureConfig,
     PPOSection,
+    Prompts,
     RolloutSection,
     SampleConfig,
     TrainConfig,
@@ -86,9 +87,7 @@ def assemble_evaluator(config: MeasureConfig, *, adapted: bool) -> Evaluator:
         check_letters(loaded, config.model.letters)
     with out_of_memory("loading"):
         prior = load_prior(config.model, device)
-    if isinstance(config.prompts, FilePrompts):
-        prior = replace(prior, max_prompt_tokens=config.prompts.max_tokens)
-        loaded = lay_out(prior.tokenizer, prior.name, loaded, config.prompts.chat)
+    prior, loaded = prompted(prior, loaded, config.prompts)
     contexts = PromptStream(loaded, config.seed, config.rollout.samples_per_prompt or 1)
     longest = prior.encode(contexts.contexts)[0].shape[1]
     prior.check_length(longest, config.rollout.max_new_tokens)
@@ -109,6 +108,16 @@ def assemble_evaluator(config: MeasureConfig, *, adapted: bool) -> Evaluator:
     if evaluator.enumeration is not None and not isinstance(config, SampleConfig):
         evaluator.enumeration.check_size()
     return evaluator
+
+
+def prompted(
+    prior: Prior, contexts: list[Context], prompts: Prompts
+) -> tuple[Prior, list[Context]]:
+    """The prior with the prompts' limit, and the contexts with chats laid out by its template."""
+    if not isinstance(prompts, FilePrompts):
+        return prior, contexts
+    contexts = lay_out(prior.tokenizer, prior.name, contexts, prompts.chat)
+    return replace(prior, max_prompt_tokens=prompts.max_tokens), contexts
 
 
 def with_groups(config: C, contexts: int) -> C:
