@@ -13,7 +13,9 @@ ROOT = Path(klvi.__file__).parent
 # A package imports from itself and from those in earlier rows.
 LAYERS = [
     {"errors", "contexts", "conf"},
+    {"files"},
     {"samples"},
+    {"runs"},
     {"config"},
     {"models", "metrics"},
     {"rewards", "targets", "objectives", "samplers", "prompts"},
