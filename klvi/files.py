@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import secrets
 import shutil
@@ -20,6 +21,7 @@ READ, APPEND = os.O_RDONLY, os.O_WRONLY | os.O_APPEND | os.O_CREAT
 # A link is not followed, a FIFO without another end does not block.
 SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 LARGEST = 1 << 28  # bytes of a file that is read at once
+CHUNK = 1 << 20
 TEMPORARY = ".klvi-{}.tmp"
 REMEDIES = {
     errno.ENOSPC: "free some space, or choose another place",
@@ -117,6 +119,25 @@ def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
 def read_text(path: Path, largest: int = LARGEST) -> str:
     """As `read_bytes`, decoded; raises ValueError where it is not UTF-8."""
     return read_bytes(path, largest).decode("utf-8")
+
+
+def digest(path: Path) -> str:
+    """What tells a file, or a folder with all that is in it, from any other: SHA-256, in hex.
+
+    Links in a folder are followed, as in a cache of models; what is neither file nor folder is not.
+
+    Raises OSError where something cannot be read.
+    """
+    sha = hashlib.sha256()
+    if not path.is_dir():
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                sha.update(chunk)
+        return sha.hexdigest()
+    for below in sorted(path.rglob("*")):
+        if below.is_file():
+            sha.update(f"{below.relative_to(path)}\0{digest(below)}\0".encode())
+    return sha.hexdigest()
 
 
 def append_text(path: Path, text: str) -> None:
