@@ -206,11 +206,11 @@ def _moved(temporary: Path, path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """A folder, yielded to be filled, that becomes `path` at the end of the block, or vanishes.
 
-    Its files get the mode that the umask gives, whatever wrote them. A folder that was there is
-    replaced: the caller knows that it may be.
+    Its files get the mode that the umask gives, whatever wrote them. An empty folder may be there
+    already; with `replace` also another one, which goes.
 
     Raises RunError where the disk refuses it; what was there before is intact.
     """
@@ -221,7 +221,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         try:
             yield building
             _settle(building)
-            if path.exists():
+            if replace and kind_of(path) is not None:
                 path.rename(old)
             building.rename(path)
             sync_folder(path.parent)
@@ -284,8 +284,6 @@ def new_folder_problem(path: str) -> str | None:
     place = Path(path).expanduser()
     try:
         kind = kind_of(place)
-        if kind == "a link" and place.is_dir():
-            kind = "a folder"
         if kind not in {None, "a folder"}:
             return f"is {kind}; choose a new folder"
         if kind == "a folder" and any(place.iterdir()):

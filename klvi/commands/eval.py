@@ -6,17 +6,26 @@ from pathlib import Path
 
 from klvi.config.context import Context
 from klvi.config.schema import EvalConfig
+from klvi.errors import UserError
+from klvi.files import naming, new_file_problem, write_whole
 
 EVAL_FILE = "eval.json"
 
 
 def run(config: EvalConfig, context: Context) -> int:
     """Print the table of metrics and write it, with the configuration behind it, as JSON."""
+    file = _file(config, context)
+    # The evaluation in a run's own folder is klvi's to renew.
+    renew = config.overwrite or (config.out is None and config.run is not None)
+    problem = new_file_problem(config.out or str(file), overwrite=renew)
+    if problem:
+        raise UserError(f"out={config.out or file}: {problem}")
+
     from rich.text import Text
 
     from klvi.models.memory import out_of_memory
     from klvi.tracking import Output, measurement_table, warning
-    from klvi.tracking.jsonl import to_json, write_atomically
+    from klvi.tracking.jsonl import to_json
     from klvi.training.defaults import choices_line
     from klvi.training.load import load_policy
     from klvi.training.run import versions
@@ -34,8 +43,6 @@ def run(config: EvalConfig, context: Context) -> int:
     output.print(measurement_table(evaluation.metrics, evaluation.exact, source, confidence))
     if evaluation.warning:
         output.print(warning(evaluation.warning))
-    file = _file(config, context)
-    file.parent.mkdir(parents=True, exist_ok=True)
     report = {
         "policy": source,
         "metrics": {name: metric.to_json() for name, metric in evaluation.metrics.items()},
@@ -43,7 +50,9 @@ def run(config: EvalConfig, context: Context) -> int:
         "config": evaluator.config.model_dump(mode="json"),
         "versions": versions(),
     }
-    write_atomically(file, to_json(report, indent=2) + "\n")
+    with naming(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, to_json(report, indent=2) + "\n", replace=renew)
     output.print(Text(f"{file}", style="dim"))
     return 0
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from klvi.config.context import Context
 from klvi.config.schema import ExportConfig
 from klvi.errors import UserError
+from klvi.files import new_folder_problem, whole_folder
 
 
 def run(config: ExportConfig, context: Context) -> int:
     """Write weights, configuration and tokenizer; `out` appears only when it is whole."""
     assert config.out is not None, "checked with the command line"
     out = Path(config.out).expanduser()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"out={out}: exists and is not empty; choose a new folder")
+    problem = new_folder_problem(config.out)
+    if problem:
+        raise UserError(f"out={out}: {problem}")
 
     from klvi.models.loading import check_finite, quiet_transformers
     from klvi.models.policy import Policy
@@ -29,15 +30,10 @@ def run(config: ExportConfig, context: Context) -> int:
         folder = find_adapter(Path(config.run).expanduser())
         policy.load_adapter(folder)
         source = str(folder)
-    building = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(building, ignore_errors=True)
     model = policy.export()
     check_finite(model, f"run={config.run}" if config.run else f"model {prior.name}")
-    with quiet_transformers():
+    with whole_folder(out) as building, quiet_transformers():
         model.save_pretrained(building)
         prior.tokenizer.save_pretrained(building)
-    if out.exists():
-        out.rmdir()
-    building.rename(out)
     print(f"{source} in {out}; load it with AutoModelForCausalLM.from_pretrained({str(out)!r})")
     return 0

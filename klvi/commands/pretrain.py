@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 import shlex
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +12,7 @@ from typing import TYPE_CHECKING
 from klvi.config.context import Context
 from klvi.config.schema import PretrainConfig
 from klvi.errors import UserError
+from klvi.files import disk_problem, new_folder_problem, whole_folder
 
 if TYPE_CHECKING:
     from klvi.training.pretraining import PretrainingReport
@@ -47,7 +45,7 @@ def run(config: PretrainConfig, context: Context) -> int:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     output = Output()
-    with _new_folder(out) as folder, quiet_transformers():
+    with whole_folder(out) as folder, quiet_transformers():
         texts, held_out = _texts(config)
         output.print(f"training on {len(texts):,} texts; {len(held_out):,} more are held out")
         with PretrainingProgress(output, config.steps) as progress:
@@ -67,34 +65,13 @@ def run(config: PretrainConfig, context: Context) -> int:
     return 0
 
 
-@contextlib.contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
-    """A folder that becomes `out` at the end of the block, and vanishes if that fails."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as error:
-        raise UserError(f"out={out}: cannot be written: {error.strerror}") from error
-    try:
-        building.chmod(0o755)
-        yield building
-        if out.exists():
-            out.rmdir()
-        building.rename(out)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-
-
 def _out_problems(config: PretrainConfig) -> Iterator[str]:
     if config.out is None:
         yield "out: is missing; give the folder to write, as in out=DIR"
         return
-    out = Path(config.out).expanduser()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        yield f"out={out}: exists and is not empty; choose a new folder"
-    above = next(parent for parent in out.absolute().parents if parent.exists())
-    if not above.is_dir():
-        yield f"out={out}: {above} is not a folder"
+    problem = new_folder_problem(config.out)
+    if problem:
+        yield f"out={config.out}: {problem}"
 
 
 def _corpus_problems(config: PretrainConfig) -> Iterator[str]:
@@ -106,6 +83,9 @@ def _corpus_problems(config: PretrainConfig) -> Iterator[str]:
         return
     try:
         lines = _lines(corpus)
+    except OSError as error:
+        yield f"corpus={disk_problem(error, corpus)}"
+        return
     except UnicodeDecodeError as error:
         yield f"corpus={corpus}: is not UTF-8 text (byte {error.start})"
         return

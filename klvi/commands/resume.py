@@ -8,6 +8,7 @@ from klvi.config.context import Context
 from klvi.config.run_folder import is_finished, run_config, updates_saved
 from klvi.config.schema import ResumeConfig, TrainConfig
 from klvi.errors import UserError
+from klvi.runs.folder import claimed, say
 
 
 def run(config: ResumeConfig, context: Context) -> int:
@@ -24,11 +25,12 @@ def run(config: ResumeConfig, context: Context) -> int:
     if finished and wanted == stored.updates:
         print(f"{directory}: finished after {stored.updates} updates, nothing to resume")
         return 0
-    _check_updates(directory, wanted, finished)
+    with claimed(directory, "run", say) as lock:
+        _check_updates(directory, wanted, finished)
 
-    from klvi.training.run import Run
+        from klvi.training.run import Run
 
-    Run(stored.model_copy(update={"updates": wanted}), directory).train()
+        Run(stored.model_copy(update={"updates": wanted}), directory, lock=lock).train()
     return 0
 
 

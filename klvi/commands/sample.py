@@ -6,15 +6,21 @@ from pathlib import Path
 
 from klvi.config.context import Context
 from klvi.config.schema import SampleConfig
+from klvi.errors import UserError
+from klvi.files import naming, new_file_problem, write_whole
 
 
 def run(config: SampleConfig, context: Context) -> int:
     """Print `n` samples as a table, or write them as JSON lines to `out`."""
+    problem = config.out and new_file_problem(config.out, overwrite=config.overwrite)
+    if problem:
+        raise UserError(f"out={config.out}: {problem}")
+
     from rich.text import Text
 
     from klvi.tracking import Output, sample_table, warning
     from klvi.tracking.base import sample_rows
-    from klvi.tracking.jsonl import to_json, write_atomically
+    from klvi.tracking.jsonl import to_json
     from klvi.training.load import load_policy
 
     evaluator, source = load_policy(config)
@@ -26,7 +32,9 @@ def run(config: SampleConfig, context: Context) -> int:
         output.print(sample_table(samples, title=source))
         return 0
     file = Path(config.out).expanduser()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, "".join(f"{to_json(row)}\n" for row in sample_rows(samples)))
+    with naming(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    lines = "".join(f"{to_json(row)}\n" for row in sample_rows(samples))
+    write_whole(file, lines, replace=config.overwrite)
     output.print(Text(f"{config.n} samples of {source} in {file}"))
     return 0

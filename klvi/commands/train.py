@@ -9,16 +9,18 @@ from klvi.config.defaults import same_run
 from klvi.config.run_folder import is_finished, run_config
 from klvi.config.schema import TrainConfig
 from klvi.errors import UserError
+from klvi.runs.folder import claimed, say
 
 
 def run(config: TrainConfig, context: Context) -> int:
     """Train in the job's folder; a folder that holds this very run, unfinished, goes on."""
     assert context.directory is not None, "train has a folder of its own"
-    _check_folder(config, context.directory)
+    with claimed(context.directory, "hydra.run.dir", say) as lock:
+        _check_folder(config, context.directory)
 
-    from klvi.training.run import Run
+        from klvi.training.run import Run
 
-    Run(config, context.directory).train()
+        Run(config, context.directory, lock=lock).train()
     return 0
 
 

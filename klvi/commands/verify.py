@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from klvi.config.context import Context
 from klvi.config.schema import VerifyConfig
 from klvi.errors import UserError
+from klvi.files import new_folder_problem
+from klvi.runs.folder import claimed, say
 
 if TYPE_CHECKING:
     from klvi.tracking import Output
@@ -21,14 +23,18 @@ PLOT, LOG = "convergence.png", "verify.log"
 def run(config: VerifyConfig, context: Context) -> int:
     """Train, compare, print the table and draw the plot; returns 1 where a claim fails."""
     out = context.directory or Path(config.out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"out={out}: exists and is not empty; choose a new folder")
+    problem = new_folder_problem(str(out))
+    if problem:
+        raise UserError(f"out={out}: {problem}")
+    with claimed(out, "out", say):
+        return _verify(config, out)
 
+
+def _verify(config: VerifyConfig, out: Path) -> int:
     from klvi.tracking import Output
     from klvi.verification import claim_tables
 
     started = time.perf_counter()
-    out.mkdir(parents=True, exist_ok=True)
     output = Output()
     output.copy_to(out / LOG)
     trained = _train(config, out, output)

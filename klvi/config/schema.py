@@ -384,6 +384,7 @@ class EvalConfig(MeasureConfig):
 
     run: Location | None = None
     out: Location | None = None
+    overwrite: bool = False
 
 
 class SampleConfig(MeasureConfig):
@@ -392,6 +393,7 @@ class SampleConfig(MeasureConfig):
     run: Location | None = None
     n: Annotated[int, Field(ge=1)] = 20
     out: Location | None = None
+    overwrite: bool = False
 
 
 class VerifyConfig(Section):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,11 @@ from klvi.runs.lock import LOCK, OWNER, FolderLock, locked
 
 CONFIG = "config.yaml"
 LOCK_FILES = {LOCK, OWNER}
+
+
+def say(line: str) -> None:
+    """Tell the user why it takes longer."""
+    print(f"klvi: {line}", file=sys.stderr)
 
 
 def folder_problem(folder: Path) -> str | None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from klvi.files import write_whole
 from klvi.metrics.measurement import Metric
 from klvi.samples import Samples
 from klvi.tracking.base import Record, sample_rows
@@ -46,7 +46,7 @@ class JsonLines:
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write `summary.json`."""
-        write_atomically(self._directory / "summary.json", to_json(summary, indent=2) + "\n")
+        write_whole(self._directory / "summary.json", to_json(summary, indent=2) + "\n")
 
     def _append(self, name: str, *lines: str) -> None:
         # Closed, and so flushed, each time: a killed run leaves whole lines.
@@ -66,17 +66,7 @@ def keep_records(path: Path, last: int) -> None:
             continue
         if isinstance(record, dict) and record.get("update", math.inf) <= last:
             kept.append(f"{line}\n")
-    write_atomically(path, "".join(kept))
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file that is found either whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    write_whole(path, "".join(kept))
 
 
 def to_json(value: object, indent: int | None = None) -> str:

@@ -29,6 +29,7 @@ from klvi.config.schema import (
 )
 from klvi.contexts import Context
 from klvi.errors import UserError
+from klvi.files import write_whole
 from klvi.metrics.measurement import Metric
 from klvi.models.allocator import keep_freed_memory
 from klvi.models.batching import Batching
@@ -45,11 +46,11 @@ from klvi.models.text import lay_out
 from klvi.objectives import build_objective
 from klvi.prompts import load_contexts
 from klvi.rewards import build_reward, check_columns
+from klvi.runs.lock import FolderLock
 from klvi.samplers.vllm import VLLMDecoder
 from klvi.targets import build_target
 from klvi.tracking import Output, Tracker, build_tracker, exact_entries, flatten, warning
 from klvi.tracking.console import LOG_FILE
-from klvi.tracking.jsonl import write_atomically
 from klvi.training.base_rate import unmet_reward
 from klvi.training.checkpoint import Checkpoints
 from klvi.training.defaults import choices_line, facts_of
@@ -194,6 +195,7 @@ class Run:
     output: Output = field(default_factory=Output)
     metrics: dict[str, Metric] = field(default_factory=dict)
     exact: Mapping[str, float | None] = field(default_factory=dict)
+    lock: FolderLock | None = None
 
     def train(self) -> None:
         """Train from the newest checkpoint, or from the start, to the end.
@@ -326,7 +328,7 @@ class Run:
 def write_config(config: TrainConfig, directory: Path) -> None:
     """Write `config.yaml`: enough to run it again."""
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-    write_atomically(directory / CONFIG_FILE, text)
+    write_whole(directory / CONFIG_FILE, text)
 
 
 def versions() -> dict[str, str]:

@@ -3,10 +3,7 @@
 import json
 import math
 
-import pytest
-
 from klvi.tracking import JsonLines, flatten
-from klvi.tracking.jsonl import write_atomically
 
 
 def lines(path):
@@ -91,12 +88,3 @@ def test_the_summary_is_whole_and_leaves_with_a_resume(tmp_path):
     assert json.loads((tmp_path / "summary.json").read_text()) == {**summary, "seconds": None}
     JsonLines(resumed=1).start({}, tmp_path)
     assert not (tmp_path / "summary.json").exists()
-
-
-def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "summary.json"
-    write_atomically(path, "old")
-    monkeypatch.setattr("os.fsync", lambda descriptor: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        write_atomically(path, "new")
-    assert path.read_text() == "old"
