@@ -158,7 +158,7 @@ class CheckpointSection(Section):
     """How often a run becomes resumable, and how many checkpoints are kept."""
 
     every: Annotated[int, Field(ge=1)] = 20
-    keep: Annotated[int, Field(ge=1)] = 1
+    keep: Annotated[int, Field(ge=1)] = 2
 
 
 class ContainsReward(Section):

@@ -20,6 +20,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from klvi.config.schema import LoraSection
 from klvi.errors import UserError
+from klvi.files import kind_of, naming
 from klvi.models.adapters import adapt, adapter_config
 from klvi.models.batching import Batching
 from klvi.models.decoding import Decoded, Decoder, decode
@@ -304,12 +305,19 @@ class Policy:
         Raises UserError where the folder holds none, or those of another model.
         """
         file = directory / "adapter_model.safetensors"
-        if self.adapted is None or not file.is_file():
+        if self.adapted is None or kind_of(file) != "a file":
             raise UserError(f"{directory}: no adapter (adapter_model.safetensors) in this folder")
-        state = load_file(file, device=str(self.device))
+        with naming(file, UserError):
+            state = load_file(file, device=str(self.device))
         expected = {k: v.shape for k, v in _adapter_state(self.adapted).items()}
         if expected != {k: v.shape for k, v in state.items()}:
             raise UserError(f"{directory}: this adapter belongs to another model or lora section")
+        infinite = [k for k, v in state.items() if not bool(v.isfinite().all())]
+        if infinite:
+            raise UserError(
+                f"{directory}: its adapter is not finite (NaN or infinite): {infinite[0]}; "
+                "use another checkpoint"
+            )
         check_fingerprint(self.prior, directory)
         set_peft_model_state_dict(self.adapted, state)
 

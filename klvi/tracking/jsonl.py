@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from klvi.files import write_whole
+from klvi.files import kind_of, naming, read_bytes, write_whole
 from klvi.metrics.measurement import Metric
 from klvi.samples import Samples
 from klvi.tracking.base import Record, sample_rows
@@ -55,18 +55,27 @@ class JsonLines:
 
 
 def keep_records(path: Path, last: int) -> None:
-    """Drop a JSON lines file's broken lines and records after update `last`, atomically."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:  # a run killed while it wrote
-            continue
-        if isinstance(record, dict) and record.get("update", math.inf) <= last:
-            kept.append(f"{line}\n")
+    """Drop a JSON lines file's broken lines and records after update `last`, atomically.
+
+    Raises RunError where it is no regular file.
+    """
+    with naming(path):
+        if kind_of(path) is None:
+            return
+        text = read_bytes(path).decode("utf-8", errors="replace")
+    kept = [f"{line}\n" for line in text.split("\n") if _update_of(line) <= last]
     write_whole(path, "".join(kept))
+
+
+def _update_of(line: str) -> float:
+    """The update that a record is of; infinite for what is no record."""
+    try:
+        update = json.loads(line)["update"]
+    except (ValueError, TypeError, LookupError, RecursionError):  # a run killed while it wrote
+        return math.inf
+    # NaN compares with nothing, and is dropped with it.
+    number = isinstance(update, int | float) and not isinstance(update, bool)
+    return update if number else math.inf
 
 
 def to_json(value: object, indent: int | None = None) -> str:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from klvi.errors import UserError, described
+from klvi.files import disk_problem, kind_of, read_bytes, whole_folder
+from klvi.runs.checksums import LARGEST, damage, write_checksums
+from klvi.runs.folder import say
 from klvi.training.loop import Loop
 
 STATE = "state.pt"
@@ -20,26 +26,27 @@ class Checkpoints:
     """The folders `step-N` of a run, of which the newest `keep` stay.
 
     A checkpoint is built in a hidden folder and renamed when it is whole: a folder with the name
-    `step-N` is always complete. Random states need no saving: every random number of an update
-    depends on the seed and the update's number alone.
+    `step-N` was complete, and its checksums tell whether it still is. Random states need no saving:
+    every random number of an update depends on the seed and the update's number alone.
     """
 
     directory: Path
-    keep: int = 1
+    keep: int = 2
 
     def save(self, loop: Loop) -> Path:
-        """Write the loop's state after its last update; returns the folder."""
+        """Write the loop's state after its last update; returns the folder.
+
+        Raises RunError where the disk refuses it: the older checkpoints are intact.
+        """
         final = self.directory / f"step-{loop.update}"
-        if final.exists():
+        if kind_of(final) is not None and self._damage(final) is None:
             return final
-        building = self.directory / f".step-{loop.update}"
-        shutil.rmtree(building, ignore_errors=True)
-        building.mkdir(parents=True)
-        loop.policy.save_adapter(building)
-        torch.save(_state(loop), building / STATE)
-        building.rename(final)
+        with whole_folder(final, replace=True) as building:
+            loop.policy.save_adapter(building)
+            torch.save(_state(loop), building / STATE)
+            write_checksums(building)
         for old in self.steps()[: -self.keep]:
-            shutil.rmtree(self.directory / f"step-{old}")
+            shutil.rmtree(self.directory / f"step-{old}", ignore_errors=True)
         return final
 
     def steps(self) -> list[int]:
@@ -47,16 +54,50 @@ class Checkpoints:
         names = [path.name for path in self.directory.glob("step-*")]
         return sorted(int(m[1]) for m in map(re.compile(r"step-(\d+)").fullmatch, names) if m)
 
-    def restore_latest(self, loop: Loop) -> int:
-        """Put the newest checkpoint into the loop; returns its update, 0 where there is none."""
+    def newest_whole(self, tell: Callable[[str], None] = say) -> Path | None:
+        """The newest checkpoint that is not damaged; None where there is no checkpoint at all.
+
+        `tell` hears which are damaged. Raises UserError where all of them are.
+        """
+        found: list[str] = []
         steps = self.steps()
-        if not steps:
+        for step in reversed(steps):
+            folder = self.directory / f"step-{step}"
+            problem = self._damage(folder)
+            if problem is None:
+                for line in found:
+                    tell(f"warning: {line}: step-{step} is taken instead")
+                return folder
+            found.append(problem)
+        if found:
+            raise UserError(*(f"{line}, and no older checkpoint is whole" for line in found))
+        return None
+
+    def _damage(self, folder: Path) -> str | None:
+        # Runs of earlier versions have no manifest, and checkpoints without checksums.
+        required = kind_of(self.directory.parent / "manifest.json") is not None
+        return damage(folder, required=required)
+
+    def restore_latest(self, loop: Loop, tell: Callable[[str], None] = say) -> int:
+        """Put the newest whole checkpoint into the loop; returns its update, 0 where there is none.
+
+        Raises UserError where none is whole, or it is another model's or version's.
+        """
+        folder = self.newest_whole(tell)
+        if folder is None:
             return 0
-        folder = self.directory / f"step-{steps[-1]}"
         loop.policy.load_adapter(folder)
-        _restore(
-            loop, torch.load(folder / STATE, map_location=loop.policy.device, weights_only=True)
-        )
+        try:
+            content = io.BytesIO(read_bytes(folder / STATE, LARGEST))
+            state = torch.load(content, map_location=loop.policy.device, weights_only=True)
+            _restore(loop, state)
+        except OSError as error:
+            raise UserError(disk_problem(error, folder / STATE)) from error
+        except Exception as error:  # torch has many for what is no checkpoint
+            raise UserError(
+                f"{folder / STATE}: does not fit this version of klvi ({described(error)}); "
+                "klvi train starts a new run"
+            ) from error
         return loop.update
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from klvi.config.schema import EvalConfig, SampleConfig
 from klvi.errors import UserError
+from klvi.files import kind_of
+from klvi.runs.checksums import damage
+from klvi.runs.folder import say
 from klvi.training.checkpoint import Checkpoints
 from klvi.training.evaluation import Evaluator
 from klvi.training.run import (
@@ -28,15 +32,26 @@ def load_policy(config: EvalConfig | SampleConfig) -> tuple[Evaluator, str]:
     return evaluator, str(folder)
 
 
-def find_adapter(run: Path) -> Path:
-    """The folder of a run's final adapter, or of its newest checkpoint while it has none."""
+def find_adapter(run: Path, tell: Callable[[str], None] = say) -> Path:
+    """The folder of a run's final adapter, or of its newest whole checkpoint.
+
+    `tell` hears what is damaged. Raises UserError where nothing is whole.
+    """
     final = run / ADAPTER_FOLDER
-    if final.is_dir():
-        return final
-    checkpoints = Checkpoints(run / CHECKPOINT_FOLDER)
-    steps = checkpoints.steps()
-    if not steps:
+    kind = kind_of(final)
+    problem = None
+    if kind is not None:
+        required = kind_of(run / "manifest.json") is not None
+        problem = damage(final, required=required) if kind == "a folder" else f"{final} is {kind}"
+        if problem is None:
+            return final
+    newest = Checkpoints(run / CHECKPOINT_FOLDER).newest_whole(tell)
+    if newest is None:
         raise UserError(
             f"run={run}: has neither a final adapter nor a checkpoint; klvi resume run={run}"
+            if problem is None
+            else f"run={run}: {problem}, and there is no checkpoint"
         )
-    return checkpoints.directory / f"step-{steps[-1]}"
+    if problem is not None:
+        tell(f"warning: {problem}: {newest.name} is taken instead")
+    return newest

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,7 +28,7 @@ from klvi.config.schema import (
 )
 from klvi.contexts import Context
 from klvi.errors import UserError
-from klvi.files import write_whole
+from klvi.files import whole_folder, write_whole
 from klvi.metrics.measurement import Metric
 from klvi.models.allocator import keep_freed_memory
 from klvi.models.batching import Batching
@@ -46,6 +45,7 @@ from klvi.models.text import lay_out
 from klvi.objectives import build_objective
 from klvi.prompts import load_contexts
 from klvi.rewards import build_reward, check_columns
+from klvi.runs.checksums import write_checksums
 from klvi.runs.lock import FolderLock
 from klvi.samplers.vllm import VLLMDecoder
 from klvi.targets import build_target
@@ -305,12 +305,9 @@ class Run:
         return evaluation.samples
 
     def _save_adapter(self) -> None:
-        building = self.directory / f".{ADAPTER_FOLDER}"
-        shutil.rmtree(building, ignore_errors=True)
-        self.loop.policy.save_adapter(building)
-        final = self.directory / ADAPTER_FOLDER
-        shutil.rmtree(final, ignore_errors=True)
-        building.rename(final)
+        with whole_folder(self.directory / ADAPTER_FOLDER, replace=True) as building:
+            self.loop.policy.save_adapter(building)
+            write_checksums(building)
 
     def _finish(self, status: str) -> None:
         self.tracker.finish(
