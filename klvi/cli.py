@@ -184,5 +184,9 @@ def _hydra(command: str, config_name: str, arguments: Sequence[str]) -> int:
     application: Callable[[], Any] = hydra.main(
         version_base=VERSION_BASE, config_path=str(CONF_DIRECTORY), config_name=config_name
     )(job)
-    application()
+    try:
+        application()
+    except SystemExit as leaving:  # so Hydra ends what only prints, such as --help
+        if leaving.code:
+            raise
     return max(job.codes, default=0)
