@@ -18,8 +18,9 @@ from klvi.config.command_line import CommandLine, parse
 from klvi.config.compose import CONF_DIRECTORY, SCHEMAS, VERSION_BASE
 from klvi.config.keys import suggestion
 from klvi.config.overrides import with_free_keys
-from klvi.errors import UserError
-from klvi.job import FAILED, Job, report
+from klvi.errors import RunError, UserError
+from klvi.job import FAILED, Job
+from klvi.terminal import output_problem, report, safe_streams, tell, tell_of_threads
 
 COMMANDS = {
     "train": "align a prior with a reward",
@@ -46,24 +47,44 @@ INTERRUPTED = 130
 NEW_OBJECTS = 10_000
 
 
+@safe_streams()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line `arguments` (default: `sys.argv`); returns the exit code."""
     gc.set_threshold(NEW_OBJECTS)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = _dispatch(list(sys.argv[1:] if arguments is None else arguments))
-        sys.stdout.flush()
+        code = _dispatch(words)
+        _check_output(words)
         return code
     except UserError as error:
         report(error)
         return error.exit_code
     except KeyboardInterrupt:
-        print("klvi: interrupted", file=sys.stderr)
+        tell("interrupted")
         return INTERRUPTED
-    except BrokenPipeError:  # as in `klvi train --help | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     finally:
         gc.freeze()
+        if arguments is None:
+            tell_of_threads()
+
+
+def _check_output(arguments: Sequence[str]) -> None:
+    """Raises RunError where the standard output is all that was asked for, and did not take it."""
+    problem = output_problem()
+    if problem is not None and _only_prints(arguments):
+        raise RunError(f"standard output: {problem.strerror}")
+
+
+def _only_prints(arguments: Sequence[str]) -> bool:
+    """Whether a command leaves nothing but what it prints."""
+    if "--version" in arguments:
+        return True
+    line = parse(arguments)
+    asked = (getattr(line.options, name) for name in ("help", "hydra_help", "cfg", "info"))
+    if any(asked) or line.options.shell_completion or not line.words:
+        return True
+    command, *words = line.words
+    return command in {"env", "sample"} and not any(word.startswith("out=") for word in words)
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -163,5 +184,9 @@ def _hydra(command: str, config_name: str, arguments: Sequence[str]) -> int:
     application: Callable[[], Any] = hydra.main(
         version_base=VERSION_BASE, config_path=str(CONF_DIRECTORY), config_name=config_name
     )(job)
-    application()
+    try:
+        application()
+    except SystemExit as leaving:  # so Hydra ends what only prints, such as --help
+        if leaving.code:
+            raise
     return max(job.codes, default=0)

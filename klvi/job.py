@@ -7,8 +7,6 @@ import gc
 import importlib
 import json
 import shutil
-import sys
-import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from omegaconf import DictConfig
 from klvi.config.compose import to_config
 from klvi.config.context import Context
 from klvi.errors import UserError
+from klvi.terminal import report, report_exception, safe_streams
 
 FAILED = 1
 
@@ -30,6 +29,7 @@ class Job:
     command: str
     codes: list[int] = field(default_factory=list)
 
+    @safe_streams()  # in a launcher's process they are not yet
     def __call__(self, cfg: DictConfig) -> int:
         """Run the command; a failure is told, marked and returned as exit code, not raised."""
         context = context_of(self.command)
@@ -42,10 +42,10 @@ class Job:
             report(error)
             reason, code = str(error), error.exit_code
         except SystemExit as error:  # a library's, which must not take a sweep's other jobs down
-            traceback.print_exc()
+            report_exception()
             reason, code = f"SystemExit: {error}", FAILED
         except Exception as error:  # one job of a sweep must not take the others down
-            traceback.print_exc()
+            report_exception()
             reason, code = f"{type(error).__name__}: {error}", FAILED
         # A folder that held a run before keeps that run's summary.
         if reason is not None and new:
@@ -53,12 +53,6 @@ class Job:
         self.codes.append(code)
         gc.collect()
         return code
-
-
-def report(error: UserError) -> None:
-    """Tell the user, a line per problem."""
-    for problem in error.problems:
-        print(f"klvi: error: {problem}", file=sys.stderr)
 
 
 def context_of(command: str) -> Context:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from klvi.config.context import Context
 from klvi.config.schema import EnvConfig
+from klvi.terminal import put
 
 if TYPE_CHECKING:
     from klvi.models.self_check import Agreement
@@ -24,10 +26,11 @@ PACKAGES = (
 def run(config: EnvConfig, context: Context) -> int:
     """Print a line per fact, and how far klvi's passes through the model are from plain ones."""
     for name, value in _facts():
-        print(f"{name:<14}{value}")
-    print(flush=True)
+        put(f"{name:<14}{value}")
+    put()
+    sys.stdout.flush()
     for line in _model_lines(config):
-        print(line)
+        put(line)
     return 0
 
 

@@ -8,6 +8,7 @@ from klvi.config.context import Context
 from klvi.config.schema import ExportConfig
 from klvi.errors import UserError
 from klvi.files import new_folder_problem, whole_folder
+from klvi.terminal import put
 
 
 def run(config: ExportConfig, context: Context) -> int:
@@ -35,5 +36,5 @@ def run(config: ExportConfig, context: Context) -> int:
     with whole_folder(out) as building, quiet_transformers():
         model.save_pretrained(building)
         prior.tokenizer.save_pretrained(building)
-    print(f"{source} in {out}; load it with AutoModelForCausalLM.from_pretrained({str(out)!r})")
+    put(f"{source} in {out}; load it with AutoModelForCausalLM.from_pretrained({str(out)!r})")
     return 0

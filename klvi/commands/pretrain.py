@@ -13,6 +13,7 @@ from klvi.config.context import Context
 from klvi.config.schema import PretrainConfig
 from klvi.errors import UserError
 from klvi.files import disk_problem, new_folder_problem, whole_folder
+from klvi.terminal import printable
 
 if TYPE_CHECKING:
     from klvi.training.pretraining import PretrainingReport
@@ -38,7 +39,6 @@ def run(config: PretrainConfig, context: Context) -> int:
     from klvi.models.loading import quiet_transformers
     from klvi.tracking.output import Output
     from klvi.tracking.pretraining import PretrainingProgress, prior_card, quality_table
-    from klvi.tracking.tables import printable
     from klvi.training.pretraining import pretrain
     from klvi.training.prior_quality import measure
 

@@ -9,6 +9,7 @@ from klvi.config.run_folder import is_finished, run_config, updates_saved
 from klvi.config.schema import ResumeConfig, TrainConfig
 from klvi.errors import UserError
 from klvi.runs.folder import claimed, say
+from klvi.terminal import put
 
 
 def run(config: ResumeConfig, context: Context) -> int:
@@ -23,7 +24,7 @@ def run(config: ResumeConfig, context: Context) -> int:
     wanted = stored.updates if config.updates is None else config.updates
     finished = is_finished(directory)
     if finished and wanted == stored.updates:
-        print(f"{directory}: finished after {stored.updates} updates, nothing to resume")
+        put(f"{directory}: finished after {stored.updates} updates, nothing to resume")
         return 0
     with claimed(directory, "run", say) as lock:
         _check_updates(directory, wanted, finished)

@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any, NoReturn, Protocol
 
 from klvi.rewards.process_state import Lent
+from klvi.terminal import tell
 
 READS_ARGUMENTS = "reads the command line (sys.argv), which is klvi's: it sees no arguments"
 PRINTS = "prints to the standard output, which is klvi's: it goes to the standard error"
@@ -225,6 +226,6 @@ def warn_once(name: str) -> Warn:
     def warn(message: str, kind: str | None = None) -> None:
         if (kind or message) not in told:
             told.add(kind or message)
-            print(f"klvi: warning: {name} {message}", file=sys.stderr)
+            tell(f"warning: {name} {message}")
 
     return warn

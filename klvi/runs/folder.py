@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from klvi.errors import UserError
 from klvi.files import foreign_entry, kind_of, naming, new_folder_problem, remove_leftovers
 from klvi.runs.lock import LOCK, OWNER, FolderLock, locked
+from klvi.terminal import tell
 
 CONFIG = "config.yaml"
 LOCK_FILES = {LOCK, OWNER}
@@ -17,7 +17,7 @@ LOCK_FILES = {LOCK, OWNER}
 
 def say(line: str) -> None:
     """Tell the user why it takes longer."""
-    print(f"klvi: {line}", file=sys.stderr)
+    tell(line)
 
 
 def folder_problem(folder: Path) -> str | None:

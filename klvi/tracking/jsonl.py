@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -79,8 +80,17 @@ def _update_of(line: str) -> float:
 
 
 def to_json(value: object, indent: int | None = None) -> str:
-    """`value` as JSON; a number that is not finite becomes null, since JSON knows none."""
-    return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, indent=indent)
+    """`value` as JSON; a number that is not finite becomes null, since JSON knows none.
+
+    What a terminal could take for a command, and what UTF-8 cannot hold, is escaped.
+    """
+    text = json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, indent=indent)
+    return re.sub(r"[^\n -~]", _escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    character = found[0]
+    return character if character.isprintable() else json.dumps(character)[1:-1]
 
 
 def _finite(value: object) -> object:

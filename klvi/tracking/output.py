@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 
 from rich.console import Console, RenderableType
 from rich.text import Text
+
+from klvi.errors import RunError
+from klvi.files import append_text
+from klvi.terminal import HarmlessText, console
 
 LOG_WIDTH, FILE_WIDTH = 100, 120
 
@@ -16,13 +21,14 @@ class Output:
 
     def __init__(self, terminal: Console | None = None) -> None:
         # Bound now: `sys.stdout` is another stream while a user's code runs.
-        self.terminal = terminal or Console(
-            file=sys.stdout, highlight=False, markup=False, emoji=False
-        )
+        self.terminal = terminal or console(sys.stdout)
+        if terminal is not None:
+            terminal.push_render_hook(HarmlessText())
         if not self.terminal.is_terminal:
             # A file or a pipe has no width to respect.
             self.terminal.width = max(self.terminal.width, FILE_WIDTH)
         self._log: Path | None = None
+        self._log_failed = False
 
     @property
     def live(self) -> bool:
@@ -39,20 +45,20 @@ class Output:
         self.log(*renderables)
 
     def log(self, *renderables: RenderableType) -> None:
-        """Print to the log alone, without colours or control characters."""
-        if self._log is None:
+        """Print to the log alone, without colours or control characters.
+
+        A log that cannot be written is told once, and costs only the log.
+        """
+        if self._log is None or self._log_failed:
             return
-        with self._log.open("a", encoding="utf-8") as file:
-            console = Console(
-                file=file,
-                width=LOG_WIDTH,
-                color_system=None,
-                force_terminal=False,
-                highlight=False,
-                markup=False,
-                emoji=False,
-            )
-            console.print(*renderables, soft_wrap=_plain(renderables))
+        text = io.StringIO()
+        page = console(text, width=LOG_WIDTH, color_system=None, force_terminal=False)
+        page.print(*renderables, soft_wrap=_plain(renderables))
+        try:
+            append_text(self._log, text.getvalue())
+        except RunError as error:
+            self._log_failed = True
+            self.terminal.print(warning(f"{error}; the log ends here"), soft_wrap=True)
 
 
 def warning(message: str) -> Text:

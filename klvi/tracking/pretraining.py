@@ -11,9 +11,10 @@ from rich import box
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from klvi.terminal import printable
 from klvi.tracking.output import Output
 from klvi.tracking.progress import duration
-from klvi.tracking.tables import number, printable
+from klvi.tracking.tables import number
 
 LINES = 10
 HEADINGS = ("measured", "standard error", "exact")

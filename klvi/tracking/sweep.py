@@ -13,10 +13,11 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from klvi.terminal import printable
 from klvi.tracking.base import FINISHED
 from klvi.tracking.output import Output
 from klvi.tracking.progress import duration
-from klvi.tracking.tables import PREFIX, number, printable
+from klvi.tracking.tables import PREFIX, number
 
 COLUMNS = {
     "reward": "reward",

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from klvi.metrics.measurement import Metric, Unavailable
 from klvi.samples import Samples
+from klvi.terminal import printable as printable
 from klvi.tracking.base import sample_rows
 
 # Group, then metric (without `eval/`) and what it means, with its unit.
@@ -108,14 +109,6 @@ def number(value: float | None) -> str:
     if abs(value) >= MILLE:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= CENTUM else f"{value:.3f}"
-
-
-def printable(text: str) -> str:
-    """The text on one line, its control characters spelled out: harmless to a terminal."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in text
-    )
 
 
 def _table(title: str | None) -> Table:
