@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from klvi.config.quoting import command
 from klvi.config.schema import EvalConfig, SampleConfig
 from klvi.errors import UserError
 from klvi.training.checkpoint import Checkpoints
@@ -37,6 +38,6 @@ def find_adapter(run: Path) -> Path:
     steps = checkpoints.steps()
     if not steps:
         raise UserError(
-            f"run={run}: has neither a final adapter nor a checkpoint; klvi resume run={run}"
+            f"run={run}: has neither a final adapter nor a checkpoint; {command('resume', run=run)}"
         )
     return checkpoints.directory / f"step-{steps[-1]}"
