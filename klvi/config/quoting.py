@@ -68,7 +68,7 @@ def _hydra_word(key: str, value: str | Path) -> str:
     if PLAIN.fullmatch(text) and _reads_as_it_is(key, text):
         return text
     quote = Quote.single if '"' in text else Quote.double
-    return QuotedString(literal(text), quote).with_quotes()
+    return str(QuotedString(literal(text), quote).with_quotes())
 
 
 def _reads_as_it_is(key: str, text: str) -> bool:
