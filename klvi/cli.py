@@ -18,6 +18,7 @@ from klvi.config.command_line import CommandLine, parse
 from klvi.config.compose import CONF_DIRECTORY, SCHEMAS, VERSION_BASE
 from klvi.config.keys import suggestion
 from klvi.config.overrides import with_free_keys
+from klvi.config.quoting import override
 from klvi.errors import RunError, UserError
 from klvi.job import FAILED, Job
 from klvi.terminal import output_problem, report, safe_streams, tell, tell_of_threads
@@ -158,8 +159,7 @@ def _run(command: str, line: CommandLine) -> int:
     if checked.sweep_directory is None:
         return _hydra(command, checked.config_name, arguments)
     # Hydra would resolve the folder's name anew for every job, and `name` may vary among them.
-    quoted = str(checked.sweep_directory).replace("\\", "\\\\").replace("'", "\\'")
-    arguments.append(f"hydra.sweep.dir='{quoted}'")
+    arguments.append(override("hydra.sweep.dir", checked.sweep_directory))
     finished = True
     try:
         code = _hydra(command, checked.config_name, arguments)

@@ -9,10 +9,11 @@ import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from klvi.config.compose import to_config
 from klvi.config.context import Context
@@ -59,11 +60,14 @@ def context_of(command: str) -> Context:
     """The present job's context."""
     settings = HydraConfig.get()
     multirun = settings.mode == RunMode.MULTIRUN
+    # Hydra puts both in as they are: what looks like an interpolation in a name is none.
+    runtime: Any = OmegaConf.to_container(settings.runtime, resolve=False)
+    overrides: Any = OmegaConf.to_container(settings.overrides.task, resolve=False)
     return Context(
-        directory=Path(settings.runtime.output_dir) if multirun or command == "train" else None,
+        directory=Path(runtime["output_dir"]) if multirun or command == "train" else None,
         job_number=settings.job.num if multirun else None,
         sweep_directory=Path(settings.sweep.dir).absolute() if multirun else None,
-        overrides=tuple(settings.overrides.task),
+        overrides=tuple(overrides),
     )
 
 

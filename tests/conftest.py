@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+import surroundings  # noqa: F401 (before torch and rich)
+
+# isort: split
 import itertools
-import os
 import sys
 from pathlib import Path
-
-# Before torch is imported, here and by the commands that tests run: its threads wait by spinning,
-# which slows two processes on two cores many times over.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-import shlex
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from klvi.config.context import Context
+from klvi.config.quoting import shell_word, typed
 from klvi.config.schema import PretrainConfig
 from klvi.errors import UserError
 from klvi.files import disk_problem, new_folder_problem, whole_folder
@@ -61,7 +61,7 @@ def run(config: PretrainConfig, context: Context) -> int:
     output.print(quality_table(quality.quantities, f"prior {out.name}"))
     for text in samples:
         output.print(printable(text))
-    output.print(f"\n{out}: use it as model.path={out}")
+    output.print(f"\n{out}: use it as {typed('model.path', out)}")
     return 0
 
 
@@ -123,7 +123,7 @@ def _texts(config: PretrainConfig) -> tuple[Sequence[str], Sequence[str]]:
 
 
 def _command(context: Context) -> str:
-    return shlex.join(["klvi", "pretrain", *context.overrides])
+    return " ".join(["klvi", "pretrain", *map(shell_word, context.overrides)])
 
 
 def _origin(config: PretrainConfig, report: PretrainingReport) -> str:

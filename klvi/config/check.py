@@ -10,11 +10,13 @@ from pathlib import Path
 from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from klvi.config.combination import Combination
 from klvi.config.command_line import CommandLine
 from klvi.config.compose import COMPOSITION_ERRORS, OF_A_RUN, SCHEMAS, Composer, composer, one_line
 from klvi.config.overrides import Sweep, parse_overrides, sweep_of, with_free_keys
+from klvi.config.quoting import resolved
 from klvi.config.run_folder import store_primary
 from klvi.errors import UserError
 
@@ -102,7 +104,11 @@ def _of_a_run(
     groups = {o.key_or_group for o in overrides if hydra.is_group(o.key_or_group)}
     if "model" in groups:
         raise UserError("model= and run= exclude each other: a run's policy has the run's model")
-    return replace(hydra, config_name=store_primary(command, str(given[-1].value()), groups))
+    try:
+        run = resolved(given[-1].value())
+    except OmegaConfBaseException as error:
+        raise UserError(f"run: {one_line(error)}; the letters ${{ are typed \\${{") from error
+    return replace(hydra, config_name=store_primary(command, str(run), groups))
 
 
 def _settings(hydra: Composer, overrides: list[Override], mode: RunMode) -> DictConfig:

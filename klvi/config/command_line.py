@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,5 +50,11 @@ def parse(arguments: Sequence[str]) -> CommandLine:
             flags.append(action.option_strings[0])
         elif isinstance(value, str):
             flags += [action.option_strings[0], value]
-    words = (re.sub(r"=~(?=/|$)", f"={Path.home()}", word) for word in options.overrides)
-    return CommandLine(tuple(words), options, tuple(flags))
+    return CommandLine(tuple(map(_at_home, options.overrides)), options, tuple(flags))
+
+
+def _at_home(word: str) -> str:
+    """With the home folder for the ~ that starts a value, as the shell has it for whole words."""
+    key, _, value = word.partition("=")
+    home = value == "~" or value.startswith("~/")
+    return f"{key}={Path.home()}{value[1:]}" if home else word

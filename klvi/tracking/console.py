@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from rich.text import Text
 
+from klvi.config.quoting import command
 from klvi.config.schema import TrainConfig
 from klvi.metrics.measurement import Metric, Unavailable
 from klvi.samples import Samples
@@ -108,7 +109,7 @@ class ConsoleTracker:
         if status == "failed" and not any(self._directory.glob("checkpoints/step-*")):
             return  # there is nothing to go on from
         if status != FINISHED:
-            place = f"klvi resume run={place}"
+            place = command("resume", run=self._directory)
         self._output.print(Text(place, style="dim"))
 
     def _show(self, evaluation: Evaluation, exact: Mapping[str, float | None] | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from klvi.config.quoting import command
 from klvi.config.schema import EvalConfig, SampleConfig
 from klvi.errors import UserError
 from klvi.files import kind_of
@@ -48,7 +49,7 @@ def find_adapter(run: Path, tell: Callable[[str], None] = say) -> Path:
     newest = Checkpoints(run / CHECKPOINT_FOLDER).newest_whole(tell)
     if newest is None:
         raise UserError(
-            f"run={run}: has neither a final adapter nor a checkpoint; klvi resume run={run}"
+            f"run={run}: has neither a final adapter nor a checkpoint; {command('resume', run=run)}"
             if problem is None
             else f"run={run}: {problem}, and there is no checkpoint"
         )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,11 @@ def klvi(installed_klvi: Path, tmp_path: Path) -> Klvi:
         return subprocess.run(
             [str(installed_klvi), *arguments],
             cwd=tmp_path,
-            env={"PATH": f"{installed_klvi.parent}:/usr/bin:/bin", **environment},
+            env={
+                "PATH": f"{installed_klvi.parent}:/usr/bin:/bin",
+                "XDG_STATE_HOME": os.environ["XDG_STATE_HOME"],
+                **environment,
+            },
             capture_output=True,
             text=True,
             check=False,

@@ -1,5 +1,3 @@
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -152,14 +150,9 @@ def test_a_collapsed_corpus_keeps_an_interval():
     assert found.low < 0.99
 
 
-def test_512_samples_of_44_tokens_are_quick():
-    tokens = torch.randint(0, 540, (512, 44), generator=torch.Generator().manual_seed(0))
-    lengths = torch.full((512,), 44)
-    start = time.process_time()
-    for grams in text.ngrams(tokens, lengths, 4):
-        text.distinct(grams)
-        text.repetition(grams)
-    text.longest_run(tokens, lengths)
-    text.duplicates(text.sequence_ids(tokens, lengths))
-    text.self_bleu_estimate(tokens, lengths)
-    assert time.process_time() - start < 2.0
+def test_a_corpus_is_counted_once_for_all_its_parts(monkeypatch):
+    counted = []
+    of = text._Corpus.of
+    monkeypatch.setattr(text._Corpus, "of", lambda *given: counted.append(given) or of(*given))
+    text.self_bleu_estimate(*padded(random_rows(64, 9, seed=0)))
+    assert len(counted) == 1

@@ -6,7 +6,6 @@ import random
 import signal
 import sys
 import textwrap
-import time
 import warnings
 
 import numpy as np
@@ -188,14 +187,17 @@ def test_undone_even_where_it_raises(tmp_path):
     assert torch.get_default_dtype() is torch.float32
 
 
-def test_a_visit_takes_microseconds(tmp_path):
+def test_a_visit_is_short(tmp_path):
     reward = build(write(tmp_path, source="def score(texts): return [1.0]"))
-    durations = []
-    for _ in range(50):
-        started = time.perf_counter()
+    reward(["a"], unprompted(1))
+    calls = []
+    before = sys.getprofile()
+    sys.setprofile(lambda frame, event, argument: calls.append(event))
+    try:
         reward(["a"], unprompted(1))
-        durations.append(time.perf_counter() - started)
-    assert min(durations) < 1e-3
+    finally:
+        sys.setprofile(before)
+    assert calls.count("call") + calls.count("c_call") < 1000
 
 
 def test_prints_go_to_the_standard_error_and_are_named(tmp_path, capfd):
