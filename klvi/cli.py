@@ -13,12 +13,14 @@ from typing import Any
 import hydra
 
 import klvi
+from klvi import interruption
 from klvi.config.check import Checked, check
 from klvi.config.command_line import CommandLine, parse
 from klvi.config.compose import CONF_DIRECTORY, SCHEMAS, VERSION_BASE
 from klvi.config.keys import suggestion
 from klvi.config.overrides import with_free_keys
 from klvi.errors import UserError
+from klvi.files import tell
 from klvi.job import FAILED, Job, report
 
 COMMANDS = {
@@ -49,6 +51,11 @@ NEW_OBJECTS = 10_000
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line `arguments` (default: `sys.argv`); returns the exit code."""
     gc.set_threshold(NEW_OBJECTS)
+    with interruption.watched():
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     try:
         code = _dispatch(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
@@ -56,9 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         report(error)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("klvi: interrupted", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as error:
+        cause = interruption.cause_of(error)
+        tell(f"klvi: {cause or 'interrupted'}")
+        return INTERRUPTED if cause is None else cause.exit_code
     except BrokenPipeError:  # as in `klvi train --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

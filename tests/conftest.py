@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before torch is imported, here and by the commands that tests run: its threads wait by spinning,
@@ -46,6 +48,20 @@ def enumeration() -> Enumeration:
     one = torch.ones(len(tokens), dtype=torch.long)
     start = torch.full((len(tokens), 1), end)
     return Enumeration(Completions(start, one, tokens, lengths), tokens[:, -1] == end)
+
+
+@pytest.fixture
+def default_signals() -> Iterator[None]:
+    """Signals as a terminal's command has them, whatever the tests' own parent ignores."""
+    handlers = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGHUP: signal.SIG_DFL,
+    }
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

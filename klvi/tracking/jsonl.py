@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from klvi.files import write_whole
+from klvi.files import append_text, write_whole
 from klvi.metrics.measurement import Metric
 from klvi.samples import Samples
 from klvi.tracking.base import Record, sample_rows
@@ -50,8 +50,7 @@ class JsonLines:
 
     def _append(self, name: str, *lines: str) -> None:
         # Closed, and so flushed, each time: a killed run leaves whole lines.
-        with (self._directory / name).open("a", encoding="utf-8") as file:
-            file.write("".join(f"{line}\n" for line in lines))
+        append_text(self._directory / name, "".join(f"{line}\n" for line in lines))
 
 
 def keep_records(path: Path, last: int) -> None:
