@@ -104,7 +104,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def end(folder: Path, objective: str) -> BaseException:
-    with pytest.raises(BaseException) as raised:
+    with pytest.raises((Exception, KeyboardInterrupt)) as raised:
         Run(config_of(objective), folder).train()
     return raised.value
 
