@@ -13,6 +13,7 @@ from typing import Any
 import hydra
 
 import klvi
+from klvi import interruption
 from klvi.config.check import Checked, check
 from klvi.config.command_line import CommandLine, parse
 from klvi.config.compose import CONF_DIRECTORY, SCHEMAS, VERSION_BASE
@@ -52,6 +53,11 @@ NEW_OBJECTS = 10_000
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line `arguments` (default: `sys.argv`); returns the exit code."""
     gc.set_threshold(NEW_OBJECTS)
+    with interruption.watched():
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code = _dispatch(words)
@@ -60,9 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         report(error)
         return error.exit_code
-    except KeyboardInterrupt:
-        tell("interrupted")
-        return INTERRUPTED
+    except KeyboardInterrupt as error:
+        cause = interruption.cause_of(error)
+        tell(str(cause or "interrupted"))
+        return INTERRUPTED if cause is None else cause.exit_code
     finally:
         gc.freeze()
         if arguments is None:

@@ -15,7 +15,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from klvi.errors import RunError, UserError
+from klvi.errors import RunError, UserError, described
 
 READ, APPEND = os.O_RDONLY, os.O_WRONLY | os.O_APPEND | os.O_CREAT
 # A link is not followed, a FIFO without another end does not block.
@@ -68,6 +68,15 @@ def disk_problem(error: OSError, path: Path | str | None = None) -> str:
     remedy = REMEDIES.get(error.errno or 0)
     place = f"{known}: " if known is not None else ""
     return f"{place}{reason}" + (f"; {remedy}" if remedy else "")
+
+
+def reason_of(error: BaseException) -> str:
+    """What an exception says, in one line, and with its kind where it is no UserError."""
+    if isinstance(error, UserError):
+        return "; ".join(error.problems)
+    if isinstance(error, OSError):
+        return disk_problem(error)
+    return described(error)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import importlib
 import json
+import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +16,22 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from klvi import interruption
 from klvi.config.compose import to_config
 from klvi.config.context import Context
 from klvi.errors import UserError
-from klvi.terminal import report, report_exception, safe_streams
+from klvi.files import kind_of, read_text, reason_of, write_whole
+from klvi.runs.folder import LOCK_FILES, holds_nothing
+from klvi.runs.lock import read_owner
+from klvi.terminal import report, report_exception, safe_streams, tell
 
 FAILED = 1
+# What klvi writes into a run's folder.
+OWN = {
+    *("config.yaml", "manifest.json", "metrics.jsonl", "samples.jsonl", "summary.json", "run.log"),
+    *("checkpoints", "adapter", ".adapter", "wandb"),
+    *LOCK_FILES,
+}
 
 
 @dataclass(frozen=True)
@@ -32,28 +43,48 @@ class Job:
 
     @safe_streams()  # in a launcher's process they are not yet
     def __call__(self, cfg: DictConfig) -> int:
-        """Run the command; a failure is told, marked and returned as exit code, not raised."""
+        """Run the command; a failure is told, marked and returned as exit code, not raised.
+
+        Raises Interruption after a signal, which ends a sweep as well.
+        """
         context = context_of(self.command)
-        new = context.directory is not None and not any(context.directory.iterdir())
-        reason = None
-        try:
-            module = importlib.import_module(f"klvi.commands.{self.command}")
-            code = int(module.run(to_config(self.command, cfg), context))
-        except UserError as error:
-            report(error)
-            reason, code = str(error), error.exit_code
-        except SystemExit as error:  # a library's, which must not take a sweep's other jobs down
-            report_exception()
-            reason, code = f"SystemExit: {error}", FAILED
-        except Exception as error:  # one job of a sweep must not take the others down
-            report_exception()
-            reason, code = f"{type(error).__name__}: {error}", FAILED
-        # A folder that held a run before keeps that run's summary.
-        if reason is not None and new:
-            mark_failed(context, reason, refused=code != FAILED)
-        self.codes.append(code)
-        gc.collect()
-        return code
+        with interruption.watched():
+            new = context.directory is not None and holds_nothing(context.directory)
+            try:
+                module = importlib.import_module(f"klvi.commands.{self.command}")
+                code = int(module.run(to_config(self.command, cfg), context))
+            except BaseException as error:  # one job of a sweep must not take the others down
+                with interruption.held("the summary"):
+                    code = _end(error, context, new=new)
+            self.codes.append(code)
+            gc.collect()
+            interruption.check()
+            return code
+
+
+def _end(error: BaseException, context: Context, *, new: bool) -> int:
+    """Tell why the job ended, and mark its folder; returns the exit code.
+
+    Raises Interruption where a signal ended it.
+    """
+    cause = interruption.cause_of(error)
+    known = isinstance(error, UserError | OSError | MemoryError)
+    code = error.exit_code if isinstance(error, UserError) else FAILED
+    if cause is None and isinstance(error, UserError):
+        report(error)
+    elif cause is None and known:
+        tell(f"error: {reason_of(error)}")
+    elif cause is None:
+        report_exception()
+    # A folder that held a run before keeps that run's summary.
+    if new:
+        reason = reason_of(error) if cause is None else str(cause)
+        drop = cause is not None or code != FAILED
+        status = "failed" if cause is None else "interrupted"
+        mark_failed(context, reason, refused=drop, status=status)
+    if cause is not None:
+        raise cause
+    return code
 
 
 def context_of(command: str) -> Context:
@@ -71,38 +102,60 @@ def context_of(command: str) -> Context:
     )
 
 
-def mark_failed(context: Context, reason: str, *, refused: bool) -> None:
+def mark_failed(context: Context, reason: str, *, refused: bool, status: str = "failed") -> None:
     """Leave a failed job's new folder as one: its summary says why.
 
-    Of a run that was `refused` before it had trained nothing is kept but, in a sweep, the summary,
-    from which its table is made.
+    Of a run that was `refused`, or interrupted, before it had trained nothing is kept but, in a
+    sweep, the summary, from which its table is made. What the disk refuses is told.
     """
     folder = context.directory
     assert folder is not None
-    if (refused or not any(folder.iterdir())) and not _has_trained(folder):
-        _empty(folder)
-        if context.job_number is None:
-            with contextlib.suppress(OSError):  # a link, or the present folder of the process
-                folder.rmdir()
-                if folder.parent.parent.name == "runs":
-                    folder.parent.rmdir()  # where this was the only run of its name
-            return
-    file = folder / "summary.json"
-    summary = json.loads(file.read_text("utf-8")) if file.exists() else {"metrics": {}}
-    summary |= {"status": "failed", "reason": reason}
-    file.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    try:
+        owner = read_owner(folder)
+        if kind_of(folder) != "a folder" or (owner is not None and owner.process != os.getpid()):
+            return  # it is another's, or gone
+        if (refused or holds_nothing(folder)) and not _has_trained(folder, status):
+            _empty(folder)
+            if context.job_number is None:
+                with contextlib.suppress(OSError):  # a link, or the present folder of the process
+                    folder.rmdir()
+                    if folder.parent.parent.name == "runs":
+                        folder.parent.rmdir()  # where this was the only run of its name
+                return
+        file = folder / "summary.json"
+        summary = {"status": status, "reason": reason, "metrics": {}} | _summary(file)
+        write_whole(file, json.dumps(summary, indent=2) + "\n")
+    except Exception as error:
+        tell(f"error: {reason_of(error)}")
 
 
-def _has_trained(folder: Path) -> bool:
-    """Whether a run's folder holds anything that was measured or can be resumed."""
-    metrics = folder / "metrics.jsonl"
-    return any(folder.glob("checkpoints/step-*")) or (
-        metrics.exists() and metrics.stat().st_size > 0
-    )
+def _summary(file: Path) -> dict[str, Any]:
+    """What a run has written of its end; nothing where it has not come to that."""
+    try:
+        summary = json.loads(read_text(file))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return summary if isinstance(summary, dict) and summary.get("status") != "finished" else {}
+
+
+def _has_trained(folder: Path, status: str) -> bool:
+    """Whether a run's folder holds anything that was measured or can be resumed.
+
+    What was measured before the first update is worth nothing to whom interrupts it there.
+    """
+    if any(folder.glob("checkpoints/step-*")):
+        return True
+    with contextlib.suppress(OSError, ValueError):
+        records = len(read_text(folder / "metrics.jsonl").splitlines())
+        return records > (1 if status == "interrupted" else 0)
+    return False
 
 
 def _empty(folder: Path) -> None:
+    """Remove what klvi has written into a folder that was new; what others have put there stays."""
     for path in folder.iterdir():
+        if path.name not in OWN and not path.name.startswith(".klvi-"):
+            continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:

@@ -6,7 +6,9 @@ import surroundings  # noqa: F401 (before torch and rich)
 
 # isort: split
 import itertools
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,20 @@ def enumeration() -> Enumeration:
     one = torch.ones(len(tokens), dtype=torch.long)
     start = torch.full((len(tokens), 1), end)
     return Enumeration(Completions(start, one, tokens, lengths), tokens[:, -1] == end)
+
+
+@pytest.fixture
+def default_signals() -> Iterator[None]:
+    """Signals as a terminal's command has them, whatever the tests' own parent ignores."""
+    handlers = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGHUP: signal.SIG_DFL,
+    }
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ ROOT = Path(klvi.__file__).parent
 # A package imports from itself and from those in earlier rows.
 LAYERS = [
     {"errors", "contexts", "conf"},
-    {"files", "terminal"},
+    {"files", "terminal", "interruption"},
     {"samples"},
     {"runs"},
     {"config"},

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from klvi import interruption
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -136,7 +138,7 @@ SETTINGS = [
         lambda value: locale.setlocale(locale.LC_ALL, value),
     ),
     # A reward that is stuck has to be stoppable: these handlers stay klvi's within it, too.
-    *(_handler(number, lasting=False) for number in (signal.SIGINT, signal.SIGTERM)),
+    *(_handler(number, lasting=False) for number in interruption.SIGNALS),
     *(
         _handler(number, lasting=True)
         for number in (signal.SIGALRM, signal.SIGUSR1, signal.SIGUSR2)

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from klvi import interruption
 from klvi.config import schema
 from klvi.contexts import Context
-from klvi.errors import UserError
+from klvi.errors import RunError, UserError
 from klvi.rewards.base import Scores
 from klvi.rewards.signature import Signature
 from klvi.rewards.user_file import CommandLineError, UserFile, warn_once
@@ -47,7 +48,8 @@ class PythonFunction:
     def from_config(config: schema.PythonReward) -> PythonFunction:
         """Load `FILE.py:NAME`.
 
-        Raises `UserError` where the file cannot be imported or holds no such function.
+        Raises `UserError` where the file cannot be imported or holds no such function, and
+        `RunError` where it would leave the process.
         """
         path, colon, attribute = (config.function or "").rpartition(":")
         if not colon or not path or not attribute.isidentifier():
@@ -126,22 +128,33 @@ def _awaited(awaitable: Awaitable[Any]) -> Any:
 
 @contextlib.contextmanager
 def _importing(file: str) -> Iterator[None]:
-    """Turns whatever a file raises while it is imported, an exit included, into a UserError."""
+    """Turns whatever a file raises while it is imported into a UserError.
+
+    What is no Exception, such as an exit, is a RunError, and after a signal it is an Interruption.
+    """
     try:
         yield
-    except (KeyboardInterrupt, UserError):
-        raise
-    except SystemExit as error:
-        raise UserError(
-            f"reward.function: importing {file} exits ({_exit(error)}); {MAIN}"
-        ) from error
-    except CommandLineError as error:
-        raise UserError(
-            f"reward.function: importing {file} parses a command line ({error}); {MAIN}"
-        ) from error
+        interruption.check()
     except BaseException as error:
-        problem = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(f"reward.function: importing {file} failed: {problem}") from error
+        cause = interruption.cause_of(error)
+        if cause is not None:
+            raise cause from error
+        if isinstance(error, UserError):
+            raise
+        kind = UserError if isinstance(error, Exception) else RunError
+        raise kind(f"reward.function: importing {file} {_problem(error)}") from error
+
+
+def _problem(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f"exits ({_exit(error)}); {MAIN}"
+    if isinstance(error, CommandLineError):
+        return f"parses a command line ({error}); {MAIN}"
+    try:
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+    except Exception:  # its own `__str__` fails
+        said = type(error).__name__
+    return f"failed: {said}"
 
 
 def _exit(error: SystemExit) -> str:

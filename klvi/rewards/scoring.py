@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from klvi import interruption
 from klvi.contexts import Context
 from klvi.errors import RunError, UserError
 from klvi.models.memory import is_out_of_memory, ran_out
@@ -23,7 +24,7 @@ class RewardError(Exception):
 
 
 class RewardExitError(RewardError):
-    """A reward that would have left the process."""
+    """A reward that would have left the process, by an exit or any other BaseException."""
 
 
 def score(
@@ -33,7 +34,8 @@ def score(
 
     Raises `UserError`, naming the reward, the sample and the update, where the reward raises or
     returns anything but N finite numbers; the reward's own exception is the cause. Where it would
-    leave the process, that is a `RunError`.
+    leave the process, that is a `RunError`, and after a signal an Interruption, whatever the reward
+    has made of that.
     """
     token = UPDATE.set(update)
     try:
@@ -53,14 +55,19 @@ def evaluate(
     name = name or reward.name
     try:
         values: object = reward(texts, contexts)
-    except (RewardError, RunError, KeyboardInterrupt):
-        raise
-    except SystemExit as error:
-        raise RewardExitError(f"reward {name} exits: {_describe(error)}") from error
+        interruption.check()
     except BaseException as error:  # whatever a user's function raises, the line must name it
+        cause = interruption.cause_of(error)
+        if cause is not None:
+            raise cause from error
+        if isinstance(error, RewardError | RunError):
+            raise
         if is_out_of_memory(error):
             raise ran_out("computing rewards", error) from None
-        raise RewardError(f"reward {name} raised {_describe(error)}") from error
+        if isinstance(error, SystemExit):
+            raise RewardExitError(f"reward {name} exits: {_describe(error)}") from error
+        kind = RewardError if isinstance(error, Exception) else RewardExitError
+        raise kind(f"reward {name} raised {_describe(error)}") from error
     return _check(name, values, texts)
 
 
@@ -99,7 +106,10 @@ def _number(value: object) -> float | None:
 
 
 def _describe(error: BaseException) -> str:
-    message = " ".join(str(error).split())
+    try:
+        message = " ".join(str(error).split())
+    except Exception:  # its own `__str__` fails
+        message = ""
     described = f"{type(error).__name__}: {message}" if message else type(error).__name__
     frames = traceback.extract_tb(error.__traceback__)
     return f"{described} at {frames[-1].filename}:{frames[-1].lineno}" if frames else described

@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn, Protocol
 
+from klvi import interruption
 from klvi.rewards.process_state import Lent
 from klvi.terminal import tell
 
@@ -89,6 +91,7 @@ class UserFile:
             _replaced(sys, "argv", _NoArguments([str(self.path)], self.notify)),
             _replaced(argparse.ArgumentParser, "error", _refuse_command_line),
             _replaced(os, "_exit", _exit_of(os.getpid())),
+            _replaced(signal, "signal", _signal_of(os.getpid(), self.notify)),
         ):
             yield
 
@@ -200,6 +203,22 @@ def _exit_of(process: int) -> Callable[[int], NoReturn]:
         leave(status)
 
     return leave_child
+
+
+def _signal_of(process: int, notify: Callable[[str], None]) -> Callable[[int, Any], Any]:
+    """`signal.signal`, which in klvi's own process leaves the handlers that end it in force."""
+    install = signal.signal
+
+    def guarded(number: int, handler: Any) -> Any:
+        if os.getpid() != process or number not in interruption.SIGNALS:
+            return install(number, handler)
+        present = signal.getsignal(number)
+        if handler is not present:
+            name = signal.Signals(number).name
+            notify(f"changes the handler of {name}: it stays klvi's, so that the run can be ended")
+        return present
+
+    return guarded
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -41,10 +41,12 @@ class Trackers:
     """Several trackers as one, told everything in their order."""
 
     members: Sequence[Tracker]
+    _started: list[Tracker] = field(default_factory=list, init=False)
 
     def start(self, config: Mapping[str, Any], directory: Path) -> None:
         """Tell all members."""
         for member in self.members:
+            self._started.append(member)
             member.start(config, directory)
 
     def log_update(self, record: Record) -> None:
@@ -60,9 +62,15 @@ class Trackers:
             member.log_evaluation(update, measurements, samples)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Tell all members."""
-        for member in self.members:
-            member.finish(summary)
+        """Tell all members that were started, whatever becomes of one; raises the first error."""
+        errors = []
+        for member in self._started:
+            try:
+                member.finish(summary)
+            except Exception as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
 
 def flatten(measurements: Mapping[str, Metric]) -> dict[str, float | str | None]:

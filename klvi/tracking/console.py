@@ -106,7 +106,7 @@ class ConsoleTracker:
         ending = Text.assemble((status, style), f" after {self._update} updates in {elapsed}")
         self._output.print(ending)
         place = f"{self._directory}"
-        if status == "failed" and not any(self._directory.glob("checkpoints/step-*")):
+        if status != FINISHED and not any(self._directory.glob("checkpoints/step-*")):
             return  # there is nothing to go on from
         if status != FINISHED:
             place = command("resume", run=self._directory)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from klvi.files import kind_of, naming, read_bytes, write_whole
+from klvi.files import append_text, kind_of, naming, read_bytes, write_whole
 from klvi.metrics.measurement import Metric
 from klvi.samples import Samples
 from klvi.tracking.base import Record, sample_rows
@@ -51,8 +51,7 @@ class JsonLines:
 
     def _append(self, name: str, *lines: str) -> None:
         # Closed, and so flushed, each time: a killed run leaves whole lines.
-        with (self._directory / name).open("a", encoding="utf-8") as file:
-            file.write("".join(f"{line}\n" for line in lines))
+        append_text(self._directory / name, "".join(f"{line}\n" for line in lines))
 
 
 def keep_records(path: Path, last: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import re
 import shutil
@@ -111,6 +112,7 @@ def _state(loop: Loop) -> dict[str, Any]:
         "objective": loop.objective.state_dict(),
         "value_head": None if head is None else head.state_dict(),
         "proposal": loop.proposal,
+        "record": loop.record,
     }
 
 
@@ -123,3 +125,33 @@ def _restore(loop: Loop, state: dict[str, Any]) -> None:
     if loop.policy.value_head is not None:
         loop.policy.value_head.load_state_dict(state["value_head"])
     loop.proposal = state["proposal"]
+    loop.record = state.get("record")
+
+
+class Completed:
+    """A copy of a loop's state after its last complete update, kept to be put back.
+
+    Whatever an update that was broken off has done to weights, optimizer and estimates, and
+    wherever another adapter was in the policy's place, `restore` undoes it.
+    """
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self.keep()
+
+    def keep(self) -> None:
+        """Copy the state as it is now."""
+        loop = self._loop
+        # One assignment: what breaks the copying off leaves the one before.
+        self._kept = loop.policy.snapshot(), copy.deepcopy(_state(loop))
+
+    def restore(self) -> None:
+        """Put the copy back; time that went by since, and a record that was seen to, stay so."""
+        loop, (adapter, state) = self._loop, self._kept
+        seconds = max(loop.seconds, state["seconds"])
+        seen_to = loop.record is None and loop.update == state["update"]
+        for parameter, weight in zip(loop.policy.adapter_parameters(), adapter, strict=True):
+            parameter.data = weight.clone()
+        _restore(loop, copy.deepcopy(state))
+        loop.seconds = seconds
+        loop.record = None if seen_to else loop.record

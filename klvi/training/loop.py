@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from klvi import interruption
 from klvi.config.schema import TrainConfig
 from klvi.contexts import Context
 from klvi.errors import UserError
@@ -58,10 +59,11 @@ class Loop:
     """Trains a policy on an objective; what happens beside an update is left to hooks.
 
     Attributes:
+        on_complete: called when an update is complete, before anything is done with its record.
         on_update: called after each update with its record.
         update: the number of updates done.
         seconds: wall time so far, across resumes.
-        learning: whether an update is moving the weights, so that they are between two updates.
+        record: that of the last update, until all hooks are through with it.
     """
 
     config: TrainConfig
@@ -72,9 +74,10 @@ class Loop:
     contexts: PromptStream
     optimisation: Optimisation
     on_update: list[Callable[[Record], None]] = field(default_factory=list)
+    on_complete: list[Callable[[], None]] = field(default_factory=list)
     update: int = 0
     seconds: float = 0.0
-    learning: bool = False
+    record: Record | None = None
     proposal: list[Tensor] | None = None
 
     def __post_init__(self) -> None:
@@ -84,8 +87,12 @@ class Loop:
             self.proposal = self.policy.snapshot()
 
     def run(self) -> None:
-        """Do the updates that are left."""
+        """Do the updates that are left.
+
+        Raises Interruption between two updates where a signal has come that user code swallowed.
+        """
         while self.update < self.config.updates:
+            interruption.check()
             record = self.step()
             for hook in self.on_update:
                 hook(record)
@@ -102,7 +109,6 @@ class Loop:
             self.objective.retarget()
         log_target = self.target.log_score(samples, share)
         weighed = samples.with_reward(share * samples.reward)
-        self.learning = True
         with self.timed("update"), out_of_memory("updating"):
             signals, statistics = self.objective.signals(weighed, log_target)
             self._renew_proposal(samples, log_target)
@@ -112,11 +118,13 @@ class Loop:
                 self.optimisation.step()
         self._check("the weights are", *(p.detach() for p in self.policy.parameters()))
         self.update += 1
-        self.learning = False
         elapsed = time.perf_counter() - started
         self.seconds += elapsed
         record = self._record(samples, statistics, elapsed, share)
         self.optimisation.advance()
+        self.record = dict(record)
+        for hook in self.on_complete:
+            hook()
         return record
 
     def evidence_share(self, update: int) -> float:
@@ -241,8 +249,7 @@ class Loop:
         update = self.update + 1 if update is None else update
         raise DivergenceError(
             f"update {update}: {what} no longer finite: lower optim.lr={self.config.optim.lr:g}, "
-            f"scale the reward or beta={self.config.beta:g}, or use model.dtype=float32; "
-            "the last checkpoint is intact"
+            f"scale the reward or beta={self.config.beta:g}, or use model.dtype=float32"
         )
 
     @contextmanager

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 import yaml
 from rich.text import Text
 
+from klvi import interruption
 from klvi.config.defaults import choose
 from klvi.config.groups import check_groups, samples_per_prompt
 from klvi.config.schema import (
@@ -28,7 +30,7 @@ from klvi.config.schema import (
 )
 from klvi.contexts import Context
 from klvi.errors import UserError
-from klvi.files import whole_folder, write_whole
+from klvi.files import naming, reason_of, whole_folder, write_whole
 from klvi.metrics.measurement import Metric
 from klvi.models.allocator import keep_freed_memory
 from klvi.models.batching import Batching
@@ -49,10 +51,11 @@ from klvi.runs.checksums import write_checksums
 from klvi.runs.lock import FolderLock
 from klvi.samplers.vllm import VLLMDecoder
 from klvi.targets import build_target
+from klvi.terminal import tell
 from klvi.tracking import Output, Tracker, build_tracker, exact_entries, flatten, warning
 from klvi.tracking.console import LOG_FILE
 from klvi.training.base_rate import unmet_reward
-from klvi.training.checkpoint import Checkpoints
+from klvi.training.checkpoint import Checkpoints, Completed
 from klvi.training.defaults import choices_line, facts_of
 from klvi.training.devices import allow_tf32, choose_device, use_device
 from klvi.training.evaluation import Evaluator
@@ -196,12 +199,16 @@ class Run:
     metrics: dict[str, Metric] = field(default_factory=dict)
     exact: Mapping[str, float | None] = field(default_factory=dict)
     lock: FolderLock | None = None
+    _logged: int = field(default=-1, init=False)
 
     def train(self) -> None:
         """Train from the newest checkpoint, or from the start, to the end.
 
-        Raises UserError where the configuration asks for what is not there, or the reward fails;
-        the run can then be resumed from what it had reached.
+        However it ends, all complete updates are in a checkpoint and the summary says why; only
+        what a policy that is spoiled has become is not kept.
+
+        Raises UserError where the configuration asks for what is not there, or the reward fails,
+        and Interruption after a signal.
         """
         asked = self.config
         self.evaluator = assemble_evaluator(asked, adapted=True)
@@ -212,22 +219,27 @@ class Run:
             self.directory / CHECKPOINT_FOLDER, self.config.checkpoint.keep
         )
         restored = self.checkpoints.restore_latest(self.loop)
+        self.completed = Completed(self.loop)
+        self.loop.on_complete.append(self.completed.keep)
         self.loop.optimisation.follow_schedule()
         write_config(self.config, self.directory)
-        self.tracker: Tracker = build_tracker(self.config, self.output, restored or None)
+        # A record that was not seen to is written anew.
+        logged = restored if self.loop.record is None else restored - 1
+        self.tracker: Tracker = build_tracker(
+            self.config, self.output, logged if restored else None
+        )
         self._tell_choices(asked)
-        self.tracker.start(self.config.model_dump(mode="json"), self.directory)
-        for note in self.evaluator.notes:
-            self.output.print(warning(note))
         try:
+            self.tracker.start(self.config.model_dump(mode="json"), self.directory)
+            for note in self.evaluator.notes:
+                self.output.print(warning(note))
             self._train()
-        except KeyboardInterrupt:
-            self._finish("interrupted")
-            raise
-        except BaseException:
-            self._finish("failed")
-            raise
-        self._finish("finished")
+            with interruption.held("the summary"):
+                self._finish("finished")
+        except BaseException as error:
+            with interruption.held("the checkpoint"):
+                ending = self._end(error)
+            raise ending from (None if ending is error else error)
 
     def _check_learning(self) -> None:
         """Before the first update: gradients are as right as what is sampled and scored."""
@@ -250,19 +262,15 @@ class Run:
         if self.loop.update == 0:
             record: Record = {"update": 0, "episode": 0, "seconds": 0.0}
             self._log(record)
+        elif self.loop.record is not None:
+            self._log(dict(self.loop.record))
         elif self.loop.update == self.config.updates:
             self._evaluate(self.loop.update)
         self.loop.on_update.append(self._log)
-        try:
-            self._run_loop()
-        except DivergenceError:
-            raise
-        except UserError:
-            # A reward that fails does so before the policy moves: what was reached is whole.
-            if not self.loop.learning:
-                self.checkpoints.save(self.loop)
-            raise
-        self._save_adapter()
+        self._run_loop()
+        self._check_lock()
+        with naming(self.directory / ADAPTER_FOLDER):
+            self._save_adapter()
 
     def _run_loop(self) -> None:
         if not isinstance(self.config.objective, PPOSection):
@@ -285,11 +293,24 @@ class Run:
             self.loop.seconds += elapsed
             record |= {"time/evaluation": elapsed, "seconds": self.loop.seconds}
             record |= flatten(self.metrics) | exact_entries(self.exact)
+        self._check_lock()
+        self._logged = update
         self.tracker.log_update(record)
         if due:
+            self._check_lock()
             self.tracker.log_evaluation(update, self.metrics, samples)
+        self.loop.record = None
         if update and kept:
+            self._save()
+
+    def _save(self) -> None:
+        self._check_lock()
+        with naming(self.checkpoints.directory):
             self.checkpoints.save(self.loop)
+
+    def _check_lock(self) -> None:
+        if self.lock is not None:
+            self.lock.check()
 
     def _evaluate(self, update: int) -> Any:
         with out_of_memory("evaluating"):
@@ -309,10 +330,49 @@ class Run:
             self.loop.policy.save_adapter(building)
             write_checksums(building)
 
-    def _finish(self, status: str) -> None:
+    def _end(self, error: BaseException) -> BaseException:
+        """Keep the complete updates and say in the summary why there are no more.
+
+        Returns what ended the run: an Interruption where that was a signal. What fails here is
+        told, and not raised: the first error is the reason.
+        """
+        cause = interruption.cause_of(error)
+        with self._telling():
+            self.completed.restore()
+        update = self.loop.update
+        if isinstance(error, DivergenceError):
+            error = self._diverged(error)
+        elif update:
+            with self._telling():
+                self._save()
+        record = self.loop.record
+        if record is not None and self._logged < update:
+            with self._telling():
+                self._check_lock()
+                self.tracker.log_update(record)
+        reason = f"{cause} after update {update}" if cause else reason_of(error)
+        with self._telling():
+            self._check_lock()
+            self._finish("interrupted" if cause else "failed", reason)
+        return cause or error
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # the run's own end must be told, whatever else fails
+            tell(f"error: {reason_of(error)}")
+
+    def _diverged(self, error: DivergenceError) -> DivergenceError:
+        steps = self.checkpoints.steps()
+        kept = f"{self.checkpoints.directory}/step-{steps[-1]} is intact" if steps else "none yet"
+        return DivergenceError(f"{error}; the last checkpoint: {kept}")
+
+    def _finish(self, status: str, reason: str | None = None) -> None:
         self.tracker.finish(
             {
                 "status": status,
+                **({} if reason is None else {"reason": reason}),
                 "update": self.loop.update,
                 "metrics": {name: metric.to_json() for name, metric in self.metrics.items()},
                 **({"exact": self.exact} if self.exact else {}),

@@ -201,19 +201,20 @@ def test_a_job_that_leaves_no_summary_has_not_finished(install: Install) -> None
     assert main(["train", "-m", "beta=0.1,0.2"]) == 1
 
 
+@pytest.mark.usefixtures("default_signals")
 def test_an_interrupt_stops_the_sweep(
     install: Install, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run(config: TrainConfig, context: Context) -> int:
         if context.job_number == 1:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGTERM)
         finish(context, reward=0.5)
         return 0
 
     install("train", run)
-    assert main(["train", "-m", "beta=0.1,0.2,0.3"]) == 130
+    assert main(["train", "-m", "beta=0.1,0.2,0.3"]) == 143
     out, err = capsys.readouterr()
-    assert err == "klvi: interrupted\n"
+    assert err == "klvi: interrupted by SIGTERM\n"
     assert "finished" in out
     assert not list(tmp_path.glob("runs/sweep/*/2"))
 
@@ -234,11 +235,13 @@ def test_ctrl_c_ends_with_one_line(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # As from a terminal, whatever the tests' own parent ignores.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout.readline() == "running\n"
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=30)
-    assert (process.returncode, error) == (130, "klvi: interrupted\n")
+    assert (process.returncode, error) == (130, "klvi: interrupted by SIGINT\n")
 
 
 def test_a_job_enters_another_process(tmp_path: Path) -> None:

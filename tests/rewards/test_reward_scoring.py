@@ -1,6 +1,10 @@
 """What a reward returns is checked, and an error names reward, sample and update."""
 
+import asyncio
 import math
+import re
+import signal
+import sys
 from decimal import Decimal
 from fractions import Fraction
 
@@ -8,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from klvi import interruption
 from klvi.contexts import contexts_of
 from klvi.errors import RunError, UserError
 from klvi.rewards import Contains, PythonFunction, WeightedSum, score
@@ -99,12 +104,53 @@ def test_an_exception_is_named_with_its_place_and_chained():
     assert isinstance(error.value.__cause__, ZeroDivisionError)
 
 
-def test_an_interrupt_is_no_error_of_the_reward():
-    def interrupt(texts, prompts):
-        raise KeyboardInterrupt
+class Leaving(BaseException):
+    """No Exception."""
 
-    with pytest.raises(KeyboardInterrupt):
-        score(PythonFunction("mine", interrupt), TEXTS, PROMPTS, update=3)
+    def __str__(self) -> str:
+        raise ValueError
+
+
+@pytest.mark.usefixtures("default_signals")
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt, GeneratorExit, asyncio.CancelledError, Leaving]
+)
+@pytest.mark.parametrize("kind", ["sync", "async", "sum"])
+def test_no_exception_of_the_reward_is_taken_for_an_interrupt(error, kind):
+    def fail(texts, prompts):
+        raise error
+
+    async def wait(texts, prompts):
+        await asyncio.sleep(0)
+        raise error
+
+    reward = PythonFunction("mine", wait if kind == "async" else fail)
+    reward = WeightedSum({"a": (1, reward)}) if kind == "sum" else reward
+    with interruption.watched(), pytest.raises(RunError) as raised:
+        score(reward, TEXTS, PROMPTS, update=3)
+    assert raised.value.exit_code == 1
+    assert re.search(rf"mine.* raised {error.__name__} .*\(update 3\)$", str(raised.value))
+
+
+@pytest.mark.usefixtures("default_signals")
+@pytest.mark.parametrize("made_of_it", ["nothing", "another", "an exit", "itself"])
+@pytest.mark.parametrize("number", interruption.SIGNALS)
+def test_a_signal_is_no_error_of_the_reward(number, made_of_it):
+    def interrupted(texts, prompts):
+        try:
+            signal.raise_signal(number)
+        except BaseException as error:
+            if made_of_it == "another":
+                raise ValueError("mine") from error
+            if made_of_it == "an exit":
+                sys.exit(3)
+            if made_of_it == "itself":
+                raise
+        return [1.0] * len(texts)
+
+    with interruption.watched(), pytest.raises(interruption.Interruption) as raised:
+        score(PythonFunction("mine", interrupted), TEXTS, PROMPTS, update=3)
+    assert raised.value.signal == number
 
 
 def test_sum_weighs_its_terms():

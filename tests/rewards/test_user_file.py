@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from klvi import interruption
 from klvi.config import schema
 from klvi.contexts import contexts_of, unprompted
 from klvi.errors import RunError, UserError
@@ -237,9 +238,39 @@ def test_the_command_line_is_klvis(tmp_path, capfd, monkeypatch):
     assert "usage" not in capfd.readouterr().err
 
 
-def test_an_interrupt_at_import_is_one(tmp_path):
-    with pytest.raises(KeyboardInterrupt):
-        build(write(tmp_path, source="raise KeyboardInterrupt\ndef score(texts): 0"))
+@pytest.mark.usefixtures("default_signals")
+@pytest.mark.parametrize("error", ["KeyboardInterrupt", "GeneratorExit", "SystemExit(2)"])
+@pytest.mark.parametrize("place", ["at import", "in its constructor"])
+def test_what_would_leave_the_process_ends_the_run(tmp_path, error, place):
+    inside = f"def __init__(self): raise {error}\n    def __call__(self, texts): return 0"
+    source = f"raise {error}" if place == "at import" else f"class score:\n    {inside}"
+    with interruption.watched(), pytest.raises(RunError, match=r"importing .*score\.py ") as raised:
+        build(write(tmp_path, source=source))
+    assert raised.value.exit_code == 1
+
+
+@pytest.mark.usefixtures("default_signals")
+def test_a_signal_at_import_is_one(tmp_path):
+    source = "import signal\ntry: signal.raise_signal(15)\nexcept BaseException: pass"
+    with interruption.watched(), pytest.raises(interruption.Interruption):
+        build(write(tmp_path, source=f"{source}\ndef score(texts): 0"))
+
+
+@pytest.mark.usefixtures("default_signals")
+@pytest.mark.parametrize("number", interruption.SIGNALS)
+def test_it_can_be_ended_whatever_handlers_it_wants(tmp_path, number):
+    source = f"""
+        import signal
+        signal.signal({int(number)}, signal.SIG_IGN)
+        def score(texts):
+            signal.signal({int(number)}, signal.SIG_IGN)
+            signal.raise_signal({int(number)})
+            raise AssertionError
+        """
+    with interruption.watched():
+        reward = build(write(tmp_path, source=source))
+        with pytest.raises(interruption.Interruption):
+            scores(reward)
 
 
 def test_leaving_the_process_at_once_is_an_exit_as_any_other_but_in_a_child(tmp_path):
