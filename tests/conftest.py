@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before torch is imported, here and by the commands that tests run: its threads wait by spinning,
@@ -46,6 +47,15 @@ def enumeration() -> Enumeration:
     one = torch.ones(len(tokens), dtype=torch.long)
     start = torch.full((len(tokens), 1), end)
     return Enumeration(Completions(start, one, tokens, lengths), tokens[:, -1] == end)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The secret by which a run is known is not the user's own, for commands neither."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("state")
+        patch.setenv("XDG_STATE_HOME", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")

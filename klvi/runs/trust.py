@@ -10,7 +10,6 @@ those are data. Nor does it hold against who can read this user's files or run c
 from __future__ import annotations
 
 import contextlib
-import enum
 import functools
 import hashlib
 import hmac
@@ -25,20 +24,11 @@ from typing import TypeGuard
 import platformdirs
 
 from klvi.files import TEMPORARY, digest, disk_problem, open_regular, read_text
-from klvi.runs.folder import CONFIG, say
-from klvi.runs.stored import LARGEST_CONFIG, read_json
+from klvi.runs.folder import say
+from klvi.runs.stored import CONFIG, LARGEST_CONFIG, MANIFEST, read_json
 
-MANIFEST = "manifest.json"
 SECRET = "secret"
 SECRET_BYTES = 32
-
-
-class Origin(enum.Enum):
-    """Where a run comes from: `CHANGED` is from here, but its code is another by now."""
-
-    HERE = enum.auto()
-    CHANGED = enum.auto()
-    ELSEWHERE = enum.auto()
 
 
 def signature(config_text: str, code: Mapping[str, str]) -> str | None:
@@ -53,24 +43,27 @@ def signature(config_text: str, code: Mapping[str, str]) -> str | None:
 
 def made_here(folder: Path) -> bool:
     """Whether this user made the run in `folder`, and its code is still what it was."""
-    return origin(folder) is Origin.HERE
+    return changed_code(folder) == ()
 
 
-def origin(folder: Path) -> Origin:
-    """Who made the run in `folder`; a folder that cannot be read comes from elsewhere."""
+def changed_code(folder: Path) -> tuple[str, ...] | None:
+    """The code of a run of this user's that is another by now, by its path; None: not this user's.
+
+    A folder that cannot be read is not.
+    """
     try:
         config_text = read_text(folder / CONFIG, LARGEST_CONFIG)
         manifest = read_json(folder / MANIFEST)
-        secret = _kept(_secret_file())
     except (OSError, ValueError):
-        return Origin.ELSEWHERE
+        return None
+    secret = _kept(_secret_file())
     code, given = manifest.get("code"), manifest.get("signature")
     if secret is None or not isinstance(given, str) or not _is_code(code):
-        return Origin.ELSEWHERE
+        return None
     # Only what this user signed says which files are read.
     if not hmac.compare_digest(_signed(secret, config_text, code).encode(), _bytes(given)):
-        return Origin.ELSEWHERE
-    return Origin.HERE if all(_unchanged(*item) for item in code.items()) else Origin.CHANGED
+        return None
+    return tuple(path for path, recorded in code.items() if not _unchanged(path, recorded))
 
 
 def _is_code(code: object) -> TypeGuard[dict[str, str]]:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-import yaml
 from rich.text import Text
 
 from klvi.config.defaults import choose
@@ -29,7 +28,6 @@ from klvi.config.schema import (
 )
 from klvi.contexts import Context
 from klvi.errors import UserError
-from klvi.files import write_whole
 from klvi.metrics.measurement import Metric
 from klvi.models.allocator import keep_freed_memory
 from klvi.models.batching import Batching
@@ -47,6 +45,7 @@ from klvi.objectives import build_objective
 from klvi.prompts import load_contexts
 from klvi.rewards import build_reward, check_columns
 from klvi.runs.lock import FolderLock
+from klvi.runs.stored import write_config
 from klvi.samplers.vllm import VLLMDecoder
 from klvi.targets import build_target
 from klvi.tracking import Output, Tracker, build_tracker, exact_entries, flatten, warning
@@ -60,7 +59,6 @@ from klvi.training.loop import DivergenceError, Loop, Record
 from klvi.training.optimisation import Optimisation
 from klvi.training.prompt_stream import PromptStream
 
-CONFIG_FILE = "config.yaml"
 ADAPTER_FOLDER = "adapter"
 CHECKPOINT_FOLDER = "checkpoints"
 C = TypeVar("C", bound=MeasureConfig)
@@ -213,7 +211,7 @@ class Run:
         )
         restored = self.checkpoints.restore_latest(self.loop)
         self.loop.optimisation.follow_schedule()
-        write_config(self.config, self.directory)
+        write_config(self.config.model_dump(mode="json"), self.directory)
         self.tracker: Tracker = build_tracker(self.config, self.output, restored or None)
         self._tell_choices(asked)
         self.tracker.start(self.config.model_dump(mode="json"), self.directory)
@@ -323,12 +321,6 @@ class Run:
                 "versions": versions(),
             }
         )
-
-
-def write_config(config: TrainConfig, directory: Path) -> None:
-    """Write `config.yaml`: enough to run it again."""
-    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-    write_whole(directory / CONFIG_FILE, text)
 
 
 def versions() -> dict[str, str]:

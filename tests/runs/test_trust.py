@@ -12,7 +12,7 @@ import pytest
 
 from klvi.files import digest
 from klvi.runs import trust
-from klvi.runs.trust import Origin, made_here, origin, signature
+from klvi.runs.trust import changed_code, made_here, signature
 
 CONFIG = "name: kl\n...\n"
 
@@ -43,7 +43,7 @@ def test_a_run_is_of_whoever_signed_it(run: Path, state: Path) -> None:
     assert (state / "secret").stat().st_mode & 0o777 == 0o600
     assert state.stat().st_mode & 0o777 == 0o700
     (state / "secret").write_bytes(os.urandom(32))
-    assert origin(run) is Origin.ELSEWHERE
+    assert changed_code(run) is None
 
 
 def test_a_run_without_manifest_is_nobodys(run: Path) -> None:
@@ -53,11 +53,11 @@ def test_a_run_without_manifest_is_nobodys(run: Path) -> None:
 
 def test_changed_code_is_told_from_a_changed_configuration(run: Path, tmp_path: Path) -> None:
     (tmp_path / "reward.py").write_text("import os\n")
-    assert origin(run) is Origin.CHANGED
+    assert changed_code(run) == (str(tmp_path / "reward.py"),)
     (tmp_path / "reward.py").unlink()
-    assert origin(run) is Origin.CHANGED
+    assert changed_code(run) == (str(tmp_path / "reward.py"),)
     (run / "config.yaml").write_text(CONFIG.replace("kl", "rl"))
-    assert origin(run) is Origin.ELSEWHERE
+    assert changed_code(run) is None
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_changed_code_is_told_from_a_changed_configuration(run: Path, tmp_path: 
 def test_a_forged_manifest_proves_nothing(run: Path, manifest: str | bytes) -> None:
     content = manifest if isinstance(manifest, bytes) else manifest.encode()
     (run / "manifest.json").write_bytes(content)
-    assert origin(run) is Origin.ELSEWHERE
+    assert changed_code(run) is None
 
 
 def test_files_of_an_unsigned_manifest_are_not_opened(run: Path, tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_files_of_an_unsigned_manifest_are_not_opened(run: Path, tmp_path: Path)
     os.mkfifo(fifo)  # who opens it waits for ever
     forged = {"code": {str(fifo): "00"}, "signature": "00"}
     (run / "manifest.json").write_text(json.dumps(forged))
-    assert origin(run) is Origin.ELSEWHERE
+    assert changed_code(run) is None
 
 
 def loosen(file: Path) -> None:
