@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
@@ -14,8 +16,10 @@ from transformers import MistralConfig
 
 from klvi.config.schema import TrainConfig
 from klvi.contexts import Context, contexts_of
+from klvi.files import digest
 from klvi.models.policy import Policy
 from klvi.models.scoring import Completions, next_tokens
+from klvi.runs.trust import signature
 from klvi.samples import Samples
 
 torch.set_num_threads(1)
@@ -123,3 +127,10 @@ def train_config(**changes: object) -> TrainConfig:
         "threads": 1,
     }
     return TrainConfig.model_validate(values | changes)
+
+
+def sign(folder: Path, *code: Path) -> None:
+    """Leave a manifest in a run's folder as the user's own klvi does."""
+    digests = {str(file): digest(file) for file in code}
+    signed = signature((folder / "config.yaml").read_text(), digests)
+    (folder / "manifest.json").write_text(json.dumps({"code": digests, "signature": signed}))

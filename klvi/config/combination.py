@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
-from klvi.config.compose import COMPOSITION_ERRORS, Composer, one_line, problems_of
+from klvi.config.compose import (
+    COMPOSITION_ERRORS,
+    OF_A_RUN,
+    Composer,
+    one_line,
+    plain,
+    problems_of,
+)
 from klvi.config.key_check import KeyCheck
 from klvi.config.keys import suggestion
 from klvi.config.overrides import needs_multirun
+from klvi.config.run_folder import kept_of_run
+from klvi.config.trust_check import untrusted
 from klvi.config.validation import spelled
+from klvi.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -39,7 +51,28 @@ class Combination:
             good, refused = self._accepted(good)
             wrong_keys += refused
             cfg = self._compose(good)
-        return problems + wrong_keys + (problems_of(self.command, cfg) if cfg else [])
+        # Of what is not trusted nothing is looked into.
+        return problems + wrong_keys + (self._wrong_values(cfg) if cfg else [])
+
+    def _wrong_values(self, cfg: DictConfig) -> list[str]:
+        run = cfg.get("run") if self.command in (*OF_A_RUN, "resume") else None
+        if run is not None and cfg.get("trust") is not True:
+            try:
+                refused = self._untrusted(str(run), plain(cfg))
+            except UserError as error:
+                return list(error.problems)
+            except OmegaConfBaseException:  # which `problems_of` tells
+                refused = []
+            if refused:
+                return refused
+        return problems_of(self.command, cfg)
+
+    def _untrusted(self, run: str, values: Mapping[str, Any]) -> list[str]:
+        """What of the run is used, and named by the run alone; a resumed one is used whole."""
+        groups = {o.key_or_group for o in self.overrides if self.hydra.is_group(o.key_or_group)}
+        kept = kept_of_run(self.command, run, groups)
+        used = kept if self.command == "resume" else values
+        return untrusted(run, kept, used, self.overrides)
 
     def _compose(self, overrides: Sequence[Override]) -> DictConfig | None:
         try:

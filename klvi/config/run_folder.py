@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
@@ -16,6 +14,8 @@ from klvi.config.rules import run_folder_problem
 from klvi.config.schema import TrainConfig
 from klvi.config.validation import validate
 from klvi.errors import UserError
+from klvi.files import disk_problem, foreign_entry, naming
+from klvi.runs.stored import escaped, read_config, read_json
 
 
 def store_primary(command: str, run: str, chosen: Set[str]) -> str:
@@ -26,31 +26,36 @@ def store_primary(command: str, run: str, chosen: Set[str]) -> str:
     config's name; raises UserError where `run` is not the folder of a run.
     """
     base = _load(CONF_DIRECTORY / f"{command}.yaml")
-    stored = run_config(Path(run).expanduser())
-    kept = {
-        key: value
-        for key, value in stored.items()
-        if key in SCHEMAS[command].model_fields and key not in chosen
-    }
+    kept = kept_of_run(command, run, chosen)
     defaults = [_without_choice(entry, kept) for entry in base.pop("defaults")]
     name = f"{command}_of_run"
-    ConfigStore.instance().store(name=name, node={"defaults": defaults, **base, **kept})
+    ConfigStore.instance().store(name=name, node={"defaults": defaults, **base, **escaped(kept)})
     return name
+
+
+def kept_of_run(command: str, run: str, chosen: Set[str] = frozenset()) -> dict[str, Any]:
+    """The run's values that a command takes, but for the groups in `chosen`."""
+    stored = run_config(Path(run).expanduser())
+    fields = (TrainConfig if command == "resume" else SCHEMAS[command]).model_fields
+    return {key: value for key, value in stored.items() if key in fields and key not in chosen}
 
 
 def run_config(folder: Path) -> dict[str, Any]:
     """What `config.yaml` of a run holds, a valid `TrainConfig`.
 
-    Raises UserError where `folder` is not the folder of a run, or the file is broken.
+    Raises UserError where `folder` is not the folder of a run, holds what klvi does not write, or
+    the file is broken.
     """
-    problem = run_folder_problem(folder)
+    with naming(folder, UserError):
+        problem = run_folder_problem(folder) or foreign_entry(folder)
     if problem:
         raise UserError(f"run={folder}: {problem}")
     try:
-        stored = _load(folder / "config.yaml")
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"run={folder}: its config.yaml is broken: {reason}") from error
+        stored = read_config(folder)
+    except OSError as error:
+        raise UserError(f"run={folder}: {disk_problem(error)}") from error
+    except ValueError as error:
+        raise UserError(f"run={folder}: its config.yaml is broken: {error}") from error
     wrong = validate(TrainConfig, stored).problems
     if wrong:
         raise UserError(*(f"run={folder}: its config.yaml: {problem}" for problem in wrong))
@@ -63,10 +68,9 @@ def is_finished(folder: Path) -> bool:
     The summary is the last that a run writes, and the first that it takes away when it goes on.
     """
     try:
-        summary = json.loads((folder / "summary.json").read_text("utf-8"))
+        finished = read_json(folder / "summary.json").get("status") == "finished"
     except (OSError, ValueError):
         return False
-    finished = isinstance(summary, dict) and summary.get("status") == "finished"
     return finished and (folder / "adapter").exists()
 
 

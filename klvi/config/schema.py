@@ -383,6 +383,7 @@ class EvalConfig(MeasureConfig):
     """`klvi eval`: a run's policy, or the prior alone where `run` is null."""
 
     run: Location | None = None
+    trust: bool = False
     out: Location | None = None
     overwrite: bool = False
 
@@ -391,6 +392,7 @@ class SampleConfig(MeasureConfig):
     """`klvi sample`: texts of a run's policy, or of the prior where `run` is null."""
 
     run: Location | None = None
+    trust: bool = False
     n: Annotated[int, Field(ge=1)] = 20
     out: Location | None = None
     overwrite: bool = False
@@ -420,6 +422,7 @@ class ExportConfig(Section):
     """`klvi export`: a merged Hugging Face folder of a run's policy, or of a prior."""
 
     run: Location | None = None
+    trust: bool = False
     model: Model
     lora: LoraSection = LoraSection()
     out: Location | None = None
@@ -429,6 +432,7 @@ class ResumeConfig(Section):
     """`klvi resume`: go on from a run's last checkpoint, to its end or to another one."""
 
     run: Location | None = None
+    trust: bool = False
     updates: Annotated[int, Field(ge=1)] | None = None
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-import yaml
 from rich.text import Text
 
 from klvi import interruption
@@ -30,7 +29,7 @@ from klvi.config.schema import (
 )
 from klvi.contexts import Context
 from klvi.errors import UserError
-from klvi.files import naming, reason_of, whole_folder, write_whole
+from klvi.files import naming, reason_of, whole_folder
 from klvi.metrics.measurement import Metric
 from klvi.models.allocator import keep_freed_memory
 from klvi.models.batching import Batching
@@ -49,6 +48,8 @@ from klvi.prompts import load_contexts
 from klvi.rewards import build_reward, check_columns
 from klvi.runs.checksums import write_checksums
 from klvi.runs.lock import FolderLock
+from klvi.runs.manifest import write_manifest
+from klvi.runs.stored import write_config
 from klvi.samplers.vllm import VLLMDecoder
 from klvi.targets import build_target
 from klvi.terminal import tell
@@ -63,7 +64,6 @@ from klvi.training.loop import DivergenceError, Loop, Record
 from klvi.training.optimisation import Optimisation
 from klvi.training.prompt_stream import PromptStream
 
-CONFIG_FILE = "config.yaml"
 ADAPTER_FOLDER = "adapter"
 CHECKPOINT_FOLDER = "checkpoints"
 C = TypeVar("C", bound=MeasureConfig)
@@ -222,7 +222,8 @@ class Run:
         self.completed = Completed(self.loop)
         self.loop.on_complete.append(self.completed.keep)
         self.loop.optimisation.follow_schedule()
-        write_config(self.config, self.directory)
+        values = self.config.model_dump(mode="json")
+        write_manifest(values, write_config(values, self.directory), self.directory, versions())
         # A record that was not seen to is written anew.
         logged = restored if self.loop.record is None else restored - 1
         self.tracker: Tracker = build_tracker(
@@ -380,12 +381,6 @@ class Run:
                 "versions": versions(),
             }
         )
-
-
-def write_config(config: TrainConfig, directory: Path) -> None:
-    """Write `config.yaml`: enough to run it again."""
-    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-    write_whole(directory / CONFIG_FILE, text)
 
 
 def versions() -> dict[str, str]:

@@ -12,7 +12,7 @@ Klvi = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def klvi(installed_klvi: Path, tmp_path: Path) -> Klvi:
-    """The installed command in an empty folder."""
+    """The installed command in an empty folder, as a user of the test's own."""
 
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
+from support import sign, train_config
 
 from klvi.config.check import check
 from klvi.config.command_line import parse
 from klvi.config.compose import composer, to_config
+from klvi.config.run_folder import run_config
 from klvi.config.schema import TrainConfig
 from klvi.errors import UserError
+from klvi.runs.stored import write_config
 
 
 @pytest.fixture
@@ -33,7 +38,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         config = to_config("train", hydra.compose(overrides))
     folder = tmp_path / "runs" / "gdc" / "1"
     folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    write_config(config.model_dump(mode="json"), folder)
     return folder
 
 
@@ -129,3 +134,151 @@ def test_a_config_of_other_times(run: Path) -> None:
         "engine_memory",
         f"run={run}: its config.yaml: beta: is missing; give a number, greater than 0",
     )
+
+
+ODD = [
+    *(
+        "${oc.env:HOME}",
+        "\\${x}",
+        "\\\\${x}",
+        "a\\\\\\${hydra:runtime.cwd}\\",
+        "${",
+        "$${x}",
+        "}${",
+    ),
+    *("*a", "&a b", "!!python/object:os.system", "<<", "=", "1e5", "1:30", "yes", "null", "~"),
+    *("2024-01-01", "...", "---", "\n...\n", "\x1b[31mπ", "'", "a: b", "- a", "\u2028"),
+]
+
+
+@pytest.mark.parametrize("command", ["eval", "sample", "resume"])
+def test_stored_texts_stay_what_they_are(command: str, tmp_path: Path) -> None:
+    terms = {text: {"reward": {"name": "contains", "text": text}} for text in ODD}
+    terms["surrogate"] = {"reward": {"name": "contains", "text": "\ud800"}}
+    reward = {"name": "sum", "terms": terms}
+    config = train_config(model={"name": "m", "revision": "${oc.env:HOME}"}, reward=reward)
+    write_config(config.model_dump(mode="json"), tmp_path)
+    if command == "resume":
+        found = TrainConfig.model_validate(run_config(tmp_path))
+    else:
+        found = configured(command, f"run={tmp_path}")
+    assert found.reward == config.reward
+    assert found.model == config.model
+
+
+def test_export_keeps_a_stored_text(tmp_path: Path) -> None:
+    config = train_config(model={"name": "${oc.env:HOME}", "revision": "\\\\${x}"})
+    write_config(config.model_dump(mode="json"), tmp_path)
+    assert configured("export", f"run={tmp_path}", "out=o").model == config.model
+
+
+def test_what_the_user_sets_is_interpolated(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REVISION", "r2")
+    config = configured("eval", f"run={run}", "model.revision=${oc.env:REVISION}")
+    assert config.model.revision == "r2"
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> Path:
+    """A run that names all that can be named, made by nobody here."""
+    for name in ("r.py", "words", "prompts"):
+        (tmp_path / name).write_text("def f(texts): return [0.0] * len(texts)\n")
+    (tmp_path / "model").mkdir()
+    own = {"name": "python", "function": f"{tmp_path}/r.py:f"}
+    listed = {"name": "lexicon", "path": f"{tmp_path}/words"}
+    judge = {"name": "classifier", "path": "a/hub-id", "trust_remote_code": True}
+    inner = {"name": "sum", "terms": {"c": {"reward": own}, "d": {"reward": judge}}}
+    config = train_config(
+        model={"name": "m", "path": f"{tmp_path}/model", "trust_remote_code": True},
+        reward={"name": "sum", "terms": {"a": {"reward": listed}, "b.c": {"reward": inner}}},
+        prompts={"name": "file", "path": f"{tmp_path}/prompts"},
+        tracking={"name": "wandb", "entity": "somebody"},
+    )
+    folder = tmp_path / "foreign"
+    folder.mkdir()
+    write_config(config.model_dump(mode="json"), folder)
+    return folder
+
+
+MODEL = ["model.trust_remote_code=true", "model.path="]
+REWARD = [
+    *("reward.terms.a.reward.path=", "reward.terms.b.c.reward.terms.c.reward.function="),
+    "reward.terms.b.c.reward.terms.d.reward.trust_remote_code=true",
+]
+
+
+def problems(command: str, *words: str) -> tuple[str, ...]:
+    try:
+        check(command, parse(words))
+    except UserError as error:
+        return error.problems
+    return ()
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "named"),
+    [
+        ("eval", [], [*MODEL, "prompts.path=", *REWARD]),
+        ("sample", [], [*MODEL, "prompts.path=", *REWARD]),
+        ("sample", ["reward=length", "prompts=none"], MODEL),
+        ("eval", ["reward=length", "prompts.path=words"], MODEL),
+        ("export", ["out=o"], MODEL),
+        ("export", ["out=o", "model.trust_remote_code=false"], ["model.path="]),
+        ("resume", [], [*MODEL, "prompts.path=", *REWARD, "tracking=wandb"]),
+        ("eval", ["reward.terms.a.reward.path=words"], [*MODEL, "prompts.path=", *REWARD[1:]]),
+    ],
+)
+def test_what_another_run_names_is_not_used(
+    command: str, words: list[str], named: list[str], foreign: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(foreign.parent)
+    run = f"run={foreign}"
+    lines = problems(command, run, *words)
+    assert len(lines) == len(named)
+    for line, key in zip(lines, named, strict=True):
+        assert line.startswith(f"{run}: {key}")
+        assert line.endswith("you did not make this run here; read it, then add trust=true")
+    assert problems(command, run, *words, "trust=true") == ()
+    sign(foreign, foreign.parent / "r.py")
+    assert problems(command, run, *words) == ()
+
+
+def test_a_value_that_the_user_repeats_is_the_users(foreign: Path) -> None:
+    path = foreign.parent / "model"
+    words = [f"run={foreign}", "out=o", f"model.path={path}", "model.trust_remote_code=true"]
+    assert problems("export", *words) == ()
+
+
+def test_code_that_changed_is_told(foreign: Path) -> None:
+    code = foreign.parent / "r.py"
+    sign(foreign, code)
+    code.write_text(f"import os\n{code.read_text()}")
+    (line,) = problems("resume", f"run={foreign}")
+    assert line == (
+        f"run={foreign}: reward.terms.b.c.reward.terms.c.reward.function={code}:f is code of this "
+        "run that has changed since you made it here; read it, then add trust=true"
+    )
+    assert problems("export", f"run={foreign}", "out=o") == ()
+
+
+def link(path: Path) -> None:
+    path.symlink_to("config.yaml")
+
+
+def fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("command", ["eval", "sample", "export", "resume"])
+@pytest.mark.parametrize(("make", "kind"), [(link, "a link"), (fifo, "a FIFO")])
+def test_links_and_the_like_in_a_run(
+    command: str, make: Callable[[Path], None], kind: str, run: Path
+) -> None:
+    (run / "checkpoints").mkdir()
+    out = ["out=o"] if command == "export" else []
+    linked = run.with_name("linked")
+    linked.symlink_to(run)
+    assert problems(command, f"run={linked}", *out) == ()
+    make(run / "checkpoints" / "x")
+    (line,) = problems(command, f"run={run}", *out)
+    assert line == f"run={run}: checkpoints/x is {kind}, which klvi neither reads nor writes"
