@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from klvi import __version__ as VERSION
 from klvi.config.context import Context
 from klvi.config.run_folder import is_finished, run_config, updates_saved
 from klvi.config.schema import ResumeConfig, TrainConfig
 from klvi.errors import UserError
 from klvi.runs.folder import claimed, say
+from klvi.runs.manifest import changes
 from klvi.terminal import put
 
 
@@ -26,6 +28,10 @@ def run(config: ResumeConfig, context: Context) -> int:
     if finished and wanted == stored.updates:
         put(f"{directory}: finished after {stored.updates} updates, nothing to resume")
         return 0
+    changed = [] if config.changed else changes(directory, stored.model_dump(mode="json"), VERSION)
+    if changed:
+        remedy = "since the run began; to go on with it all the same, add changed=true"
+        raise UserError(*(f"run={directory}: {line} {remedy}" for line in changed))
     with claimed(directory, "run", say) as lock:
         _check_updates(directory, wanted, finished)
 

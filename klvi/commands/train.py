@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from klvi import __version__ as VERSION
 from klvi.config.context import Context
 from klvi.config.defaults import same_run
+from klvi.config.quoting import command
 from klvi.config.run_folder import is_finished, run_config
 from klvi.config.schema import TrainConfig
 from klvi.errors import UserError
 from klvi.runs.folder import claimed, say
+from klvi.runs.manifest import changes
 
 
 def run(config: TrainConfig, context: Context) -> int:
@@ -28,7 +31,12 @@ def _check_folder(config: TrainConfig, directory: Path) -> None:
     """Raises UserError where the folder holds another run, or this one finished."""
     if not (directory / "config.yaml").exists():
         return
-    same = same_run(config, TrainConfig.model_validate(run_config(directory)))
+    stored = TrainConfig.model_validate(run_config(directory))
+    same = same_run(config, stored)
     if not same or is_finished(directory):
         what = "this run, finished" if same else "another run"
         raise UserError(f"hydra.run.dir={directory}: holds {what}; choose another folder")
+    changed = changes(directory, stored.model_dump(mode="json"), VERSION)
+    if changed:
+        remedy = f"since the run began; {command('resume', run=directory)} changed=true goes on"
+        raise UserError(*(f"hydra.run.dir={directory}: {line} {remedy}" for line in changed))

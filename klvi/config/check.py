@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from klvi.config.combination import Combination
@@ -19,6 +19,7 @@ from klvi.config.overrides import Sweep, parse_overrides, sweep_of, with_free_ke
 from klvi.config.quoting import resolved
 from klvi.config.run_folder import store_primary
 from klvi.errors import UserError
+from klvi.runs.folder import folder_problem, sweep_problem
 
 MOST_JOBS = 100
 
@@ -62,9 +63,25 @@ def check(command: str, line: CommandLine) -> Checked:
             problems += Combination(command, hydra, own_groups, job).problems()
         _raise(problems)
         if sweep is None:
+            if command == "train" and not line.options.cfg and not line.options.info:
+                _raise(_folder_problems(settings, "run", folder_problem))
             return Checked(hydra.config_name)
+        _raise(_folder_problems(settings, "sweep", sweep_problem))
         directory = Path(str(settings.hydra.sweep.dir)).absolute()
     return Checked(hydra.config_name, directory, tuple(sweep.varying()))
+
+
+def _folder_problems(
+    settings: DictConfig, kind: str, problem_of: Callable[[Path], str | None]
+) -> list[str]:
+    """Why Hydra must not make, or write into, the folder of a run or a sweep."""
+    key = f"hydra.{kind}.dir"
+    try:
+        folder = Path(str(OmegaConf.select(settings, key)))
+    except OmegaConfBaseException as error:
+        return [f"{key}: {one_line(error)}"]
+    problem = problem_of(folder)
+    return [f"{key}={folder}: {problem}"] if problem else []
 
 
 def _raise(problems: Iterable[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.types import Override
@@ -25,6 +26,7 @@ from klvi.config.run_folder import kept_of_run
 from klvi.config.trust_check import untrusted
 from klvi.config.validation import spelled
 from klvi.errors import UserError
+from klvi.runs.trust import changed_code
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,11 @@ class Combination:
         """What of the run is used, and named by the run alone; a resumed one is used whole."""
         groups = {o.key_or_group for o in self.overrides if self.hydra.is_group(o.key_or_group)}
         kept = kept_of_run(self.command, run, groups)
-        used = kept if self.command == "resume" else values
-        return untrusted(run, kept, used, self.overrides)
+        if self.command != "resume":
+            return untrusted(run, kept, values, self.overrides)
+        # Of the user's own run, `klvi resume` tells all that has changed since.
+        own = changed_code(Path(run).expanduser()) is not None
+        return [] if own else untrusted(run, kept, kept, self.overrides)
 
     def _compose(self, overrides: Sequence[Override]) -> DictConfig | None:
         try:

@@ -433,6 +433,7 @@ class ResumeConfig(Section):
 
     run: Location | None = None
     trust: bool = False
+    changed: bool = False
     updates: Annotated[int, Field(ge=1)] | None = None
 
 

@@ -11,7 +11,7 @@ from klvi.files import foreign_entry, kind_of, naming, new_folder_problem, remov
 from klvi.runs.lock import LOCK, OWNER, FolderLock, locked
 from klvi.terminal import tell
 
-CONFIG = "config.yaml"
+CONFIG, SWEEP = "config.yaml", "multirun.yaml"
 LOCK_FILES = {LOCK, OWNER}
 
 
@@ -28,6 +28,19 @@ def folder_problem(folder: Path) -> str | None:
         if kind_of(folder / CONFIG) != "a file":
             return "is not empty, and no run of klvi's; choose a new folder"
         return foreign_entry(folder)
+
+
+def sweep_problem(folder: Path) -> str | None:
+    """Why a sweep must not write into `folder`; None for a new one, an empty one and a sweep's."""
+    with naming(folder, UserError):
+        if not folder.is_dir():
+            return new_folder_problem(str(folder))
+        if holds_nothing(folder):
+            return None
+        others = [path.name for path in folder.iterdir() if not path.name.isdecimal()]
+        if set(others) - {SWEEP} or kind_of(folder / SWEEP) not in {None, "a file"}:
+            return "is not empty, and no sweep of klvi's; choose a new folder"
+    return None
 
 
 def holds_nothing(folder: Path) -> bool:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from klvi.files import digest, naming, write_whole
-from klvi.runs.stored import MANIFEST
+from klvi.errors import described
+from klvi.files import digest, kind_of, naming, read_text, write_whole
+from klvi.runs.stored import CONFIG, MANIFEST, read_json
 from klvi.runs.trust import signature
+
+END = 1 << 16  # bytes at either end of a file in a folder that are looked at
 
 
 def write_manifest(
@@ -32,9 +36,81 @@ def write_manifest(
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "config": hashlib.sha256(text.encode()).hexdigest(),
         "code": code,
+        "files": {key: identity(path) for key, path in named_files(values)},
         "signature": signature(text, code),
     }
     write_whole(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+
+
+def changes(folder: Path, values: Mapping[str, Any], version: str) -> list[str]:
+    """What is no more as it was when the run in `folder` began, a line each.
+
+    A run of an earlier version, without a manifest, tells of nothing.
+    """
+    if kind_of(folder / MANIFEST) is None:
+        return []
+    try:
+        manifest = read_json(folder / MANIFEST)
+        text = read_text(folder / CONFIG)
+    except (OSError, ValueError) as error:
+        return [f"{MANIFEST}: cannot be read ({described(error)})"]
+    lines = []
+    before = _mapping(manifest, "versions").get("klvi")
+    if before != version:
+        lines.append(f"klvi was {before}, and is {version}")
+    if hashlib.sha256(text.encode()).hexdigest() != manifest.get("config"):
+        lines.append("its config.yaml is another")
+    for path, known in _mapping(manifest, "code").items():
+        lines += _change(f"reward code {path}", identity(Path(str(path))), known)
+    known_files = _mapping(manifest, "files")
+    for key, file in named_files(values):
+        lines += _change(f"{key}={file}", identity(file), known_files.get(key))
+    return lines
+
+
+def _mapping(manifest: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = manifest.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _change(what: str, now: str | None, before: object) -> list[str]:
+    if now == before:
+        return []
+    return [f"{what} is gone" if now is None else f"{what} is another"]
+
+
+def identity(path: Path) -> str | None:
+    """What tells a file or a folder from what it was; None where there is none that can be read.
+
+    Of large files in a folder, such as weights, size and both ends are looked at.
+    """
+    try:
+        if path.is_file():
+            return digest(path)
+        if not path.is_dir():
+            return None
+        sha = hashlib.sha256()
+        for below in sorted(path.rglob("*")):
+            if below.is_file():
+                sha.update(f"{below.relative_to(path)}\0{below.stat().st_size}\0".encode())
+                with below.open("rb") as file:
+                    sha.update(file.read(END))
+                    file.seek(max(below.stat().st_size - END, 0))
+                    sha.update(file.read(END))
+        return sha.hexdigest()
+    except OSError:
+        return None
+
+
+def named_files(values: Any, prefix: str = "") -> Iterator[tuple[str, Path]]:
+    """The existing files and folders that a configuration names by a `path`, with their keys."""
+    if not isinstance(values, Mapping):
+        return
+    path = values.get("path")
+    if isinstance(path, str) and os.path.isabs(path):
+        yield f"{prefix}path", Path(path)
+    for key, below in values.items():
+        yield from named_files(below, f"{prefix}{key}.")
 
 
 def code_files(values: Any) -> Iterator[Path]:

@@ -1,0 +1,92 @@
+"""What a run was made of, and what is another since."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from klvi.runs.manifest import changes, code_files, write_manifest
+from klvi.runs.stored import MANIFEST, write_config
+from klvi.runs.trust import made_here
+
+VERSION = "1.2.3"
+
+
+@pytest.fixture
+def values(tmp_path: Path) -> dict[str, Any]:
+    """A configuration that names a file of each kind."""
+    (tmp_path / "reward.py").write_text("def score(texts): return [0.0] * len(texts)\n")
+    (tmp_path / "prompts.txt").write_text("A\nB\n")
+    (tmp_path / "prior").mkdir()
+    (tmp_path / "prior" / "weights").write_bytes(bytes(300_000))
+    term = {"name": "python", "function": f"{tmp_path / 'reward.py'}:score"}
+    return {
+        "model": {"path": str(tmp_path / "prior")},
+        "prompts": {"path": str(tmp_path / "prompts.txt")},
+        "reward": {"name": "sum", "terms": {"mine": {"reward": term}}},
+    }
+
+
+@pytest.fixture
+def run(tmp_path: Path, values: dict[str, Any]) -> Path:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    write_manifest(values, write_config(values, folder), folder, {"klvi": VERSION})
+    return folder
+
+
+def test_a_run_that_is_as_it_was_is_this_users(run: Path, values: dict[str, Any]) -> None:
+    assert changes(run, values, VERSION) == []
+    assert made_here(run)
+    assert [path.name for path in code_files(values)] == ["reward.py"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "named"),
+    [
+        ("reward.py", b"evil = 1\n", "reward code"),
+        ("reward.py", None, "reward code"),
+        ("prompts.txt", b"A\nC\n", "prompts.path="),
+        ("prompts.txt", None, "prompts.path="),
+        ("prior/weights", bytes(299_999) + b"x", "model.path="),
+        ("prior/more", b"", "model.path="),
+        ("run/config.yaml", b"{}\n...\n", "config.yaml"),
+    ],
+)
+def test_what_is_another_is_named(
+    run: Path, values: dict[str, Any], file: str, content: bytes | None, named: str
+) -> None:
+    path = run.parent / file
+    path.unlink() if content is None else path.write_bytes(content)
+    (line,) = changes(run, values, VERSION)
+    assert named in line
+    assert line.endswith("is gone" if content is None else "is another")
+
+
+def test_another_version_of_klvi_is_named(run: Path, values: dict[str, Any]) -> None:
+    assert changes(run, values, "2.0") == [f"klvi was {VERSION}, and is 2.0"]
+
+
+@pytest.mark.parametrize("content", ["", "[" * 100_000, "[]", '{"code": 3'])
+def test_a_broken_manifest_is_one_line(run: Path, values: dict[str, Any], content: str) -> None:
+    (run / MANIFEST).write_text(content)
+    (line,) = changes(run, values, VERSION)
+    assert MANIFEST in line
+    assert not made_here(run)
+
+
+def test_a_forged_manifest_is_not_this_users(run: Path, values: dict[str, Any]) -> None:
+    manifest = json.loads((run / MANIFEST).read_text())
+    (run.parent / "reward.py").write_text("evil = 1\n")
+    write_manifest(values, "another: text\n", run, {"klvi": VERSION})
+    forged = json.loads((run / MANIFEST).read_text())
+    (run / MANIFEST).write_text(json.dumps({**forged, "signature": manifest["signature"]}))
+    assert not made_here(run)
+
+
+def test_a_run_of_an_earlier_version_tells_of_nothing(run: Path, values: dict[str, Any]) -> None:
+    (run / MANIFEST).unlink()
+    assert changes(run, values, VERSION) == []
