@@ -119,7 +119,8 @@ def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
     Raises OSError, also for anything but a regular file and for more than `largest` bytes.
     """
     with os.fdopen(open_regular(path), "rb") as file:
-        content = file.read(largest + 1)
+        # Not more than there is: a buffer of the largest size is made whole at once.
+        content = file.read(min(largest, os.fstat(file.fileno()).st_size) + 1)
     if len(content) > largest:
         raise OSError(errno.EFBIG, f"holds more than {largest:,} bytes", str(path))
     return content

@@ -18,10 +18,6 @@ import traceback
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
-from rich.measure import Measurement
-from rich.segment import Segment
-
 from klvi.errors import UserError
 
 STANDARD = (0, 1, 2)
@@ -102,33 +98,6 @@ def report(error: UserError) -> None:
 def report_exception() -> None:
     """Print the traceback of the exception that is being handled."""
     put(traceback.format_exc().rstrip("\n"), sys.stderr)
-
-
-class HarmlessText(RenderHook):
-    """Spells out the control characters in what a console prints, but not those of its styles."""
-
-    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
-        """Wrap all of them."""
-        return [_Harmless(renderable) for renderable in renderables]
-
-
-class _Harmless:
-    def __init__(self, content: ConsoleRenderable) -> None:
-        self._content = content
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        for text, style, control in console.render(self._content, options):
-            yield Segment(text if control else harmless(text), style, control)
-
-    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        return Measurement.get(console, options, self._content)
-
-
-def console(file: Any = None, **settings: Any) -> Console:
-    """A console that prints text as it is, without markup, and harmlessly."""
-    made = Console(file=file, highlight=False, markup=False, emoji=False, **settings)
-    made.push_render_hook(HarmlessText())
-    return made
 
 
 class _Descriptor(io.RawIOBase):

@@ -14,6 +14,7 @@ ROOT = Path(klvi.__file__).parent
 LAYERS = [
     {"errors", "contexts", "conf"},
     {"files", "terminal", "interruption"},
+    {"console"},
     {"samples"},
     {"runs"},
     {"config"},

@@ -9,9 +9,9 @@ from pathlib import Path
 from rich.console import Console, RenderableType
 from rich.text import Text
 
+from klvi.console import HarmlessText, console
 from klvi.errors import RunError
 from klvi.files import append_text
-from klvi.terminal import HarmlessText, console
 
 LOG_WIDTH, FILE_WIDTH = 100, 120
 

@@ -259,7 +259,7 @@ def test_a_reward_that_fails_stops_the_run_safely(tmp_path: Path, installed_klvi
     assert work.result.stdout.endswith(f"klvi resume run={run}\n")
     assert not (run / "adapter").exists()
     steps = [int(path.name.split("-")[1]) for path in (run / "checkpoints").iterdir()]
-    assert steps == [3]
+    assert sorted(steps) == [2, 3]
     (tmp_path / "mended").touch()
     work.klvi("resume", f"run={run}")
     assert json.loads((run / "summary.json").read_text())["status"] == "finished"

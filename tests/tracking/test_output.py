@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from klvi.terminal import console, safe_streams
+from klvi.console import console
+from klvi.terminal import safe_streams
 from klvi.tracking import Output
 from klvi.tracking.progress import UpdateProgress
 

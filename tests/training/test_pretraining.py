@@ -178,7 +178,7 @@ def test_what_is_wrong_is_told_before_anything_is_written(tmp_path: Path) -> Non
     cases = [
         ({}, "out: is missing; give the folder to write, as in out=DIR"),
         ({"out": tmp_path}, f"out={tmp_path}: exists and is not empty; choose a new folder"),
-        ({"out": few}, f"out={few}: exists and is not empty; choose a new folder"),
+        ({"out": few}, f"out={few}: is a file; choose a new folder"),
         ({"out": few / "prior"}, f"out={few}/prior: {few} is not a folder"),
         ({"corpus": tmp_path / "no"}, f"corpus={tmp_path}/no: no such file"),
         ({"corpus": tmp_path}, f"corpus={tmp_path}: is a folder, not a file"),

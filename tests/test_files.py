@@ -1,0 +1,133 @@
+"""Files that are whole or not there, and paths that klvi keeps away from."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from klvi.errors import RunError
+from klvi.files import (
+    append_text,
+    foreign_entry,
+    new_file_problem,
+    new_folder_problem,
+    read_text,
+    remove_leftovers,
+    whole_folder,
+    write_whole,
+)
+
+
+@pytest.fixture(params=["link", "dangling", "fifo", "folder"])
+def odd(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    path = tmp_path / "odd"
+    if request.param == "link":
+        (tmp_path / "target").write_text("precious")
+        path.symlink_to(tmp_path / "target")
+    elif request.param == "dangling":
+        path.symlink_to(tmp_path / "nothing")
+    elif request.param == "fifo":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+    return path
+
+
+def test_odd_paths_are_neither_read_nor_written(odd: Path) -> None:
+    assert new_file_problem(str(odd), overwrite=True) is not None
+    with pytest.raises(RunError, match="odd"):
+        append_text(odd, "more")
+    with pytest.raises(OSError, match="odd"):
+        read_text(odd)
+    target = odd.parent / "target"
+    assert not target.exists() or target.read_text() == "precious"
+
+
+@pytest.mark.parametrize("path", ["/dev/null", "/dev/stdout", "/proc/klvi/x", "name/"])
+def test_other_odd_places_are_refused(path: str) -> None:
+    assert new_file_problem(path, overwrite=True) is not None
+
+
+def test_a_file_is_replaced_only_when_asked(tmp_path: Path) -> None:
+    path = tmp_path / "numbers.json"
+    assert new_file_problem(str(path)) is None
+    path.write_text("precious")
+    assert "overwrite=true" in (new_file_problem(str(path)) or "")
+    assert new_file_problem(str(path), overwrite=True) is None
+    with pytest.raises(RunError, match="has appeared meanwhile"):
+        write_whole(path, "new", replace=False)
+    assert path.read_text() == "precious"
+    assert [p.read_text() for p in tmp_path.glob(".klvi-*.tmp")] == ["new"]
+    remove_leftovers(tmp_path)
+    assert os.listdir(tmp_path) == ["numbers.json"]
+
+
+def test_folders_are_new_or_empty(tmp_path: Path) -> None:
+    folder = tmp_path / "export"
+    assert new_folder_problem(str(folder)) is None
+    folder.mkdir()
+    assert new_folder_problem(str(folder)) is None
+    (folder / "notes").touch()
+    assert "not empty" in (new_folder_problem(str(folder)) or "")
+    assert "is a file" in (new_folder_problem(str(folder / "notes")) or "")
+    assert "is not a folder" in (new_folder_problem(str(folder / "notes" / "x")) or "")
+
+
+def test_a_write_that_fails_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "summary.json"
+    write_whole(path, "old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(RunError, match=r"summary\.json: No space left on device; free"):
+        write_whole(path, "new")
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["summary.json"]
+
+
+def test_a_replaced_file_keeps_its_mode(tmp_path: Path) -> None:
+    path = tmp_path / "private.json"
+    path.write_text("old")
+    path.chmod(0o600)
+    write_whole(path, "new")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o007, 0o660)])
+def test_a_folder_has_the_modes_that_the_umask_gives(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        with whole_folder(tmp_path / "adapter") as building:
+            (building / "weights").touch(0o600)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "adapter" / "weights").stat().st_mode) == mode
+
+
+def test_a_folder_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
+    with whole_folder(tmp_path / "adapter") as building:
+        (building / "weights").write_text("old")
+    with pytest.raises(KeyError), whole_folder(tmp_path / "adapter", replace=True):
+        raise KeyError
+    with pytest.raises(RunError), whole_folder(tmp_path / "adapter"):
+        pass  # the folder is not empty, and was not to be replaced
+    assert (tmp_path / "adapter" / "weights").read_text() == "old"
+    assert os.listdir(tmp_path) == ["adapter"]
+
+
+def test_links_and_pipes_in_a_run_are_named(tmp_path: Path) -> None:
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "wandb" / "latest").symlink_to("run")
+    (tmp_path / "config.yaml").touch()
+    assert foreign_entry(tmp_path) is None
+    (tmp_path / "checkpoints").mkdir()
+    os.mkfifo(tmp_path / "checkpoints" / "pipe")
+    assert "checkpoints/pipe is a FIFO" in (foreign_entry(tmp_path) or "")
