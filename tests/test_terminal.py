@@ -13,6 +13,7 @@ import pytest
 
 from klvi import terminal
 from klvi.cli import main
+from klvi.console import console as made
 from klvi.errors import UserError
 from klvi.job import report
 from klvi.terminal import harmless, output_problem, printable, put, safe_streams, tell_of_threads
@@ -126,7 +127,7 @@ def test_tracebacks_are_harmless(capsys):
 
 
 def test_consoles_are_harmless_and_keep_their_colours():
-    console = terminal.console(io.StringIO(), force_terminal=True, width=200, color_system="256")
+    console = made(io.StringIO(), force_terminal=True, width=200, color_system="256")
     console.print("plain " + NASTY, style="red")
     shown = console.file.getvalue()
     assert shown.startswith("\x1b[31mplain")

@@ -253,7 +253,8 @@ def test_code_that_changed_is_told(foreign: Path) -> None:
     code = foreign.parent / "r.py"
     sign(foreign, code)
     code.write_text(f"import os\n{code.read_text()}")
-    (line,) = problems("resume", f"run={foreign}")
+    assert problems("resume", f"run={foreign}") == ()  # which tells all that has changed itself
+    (line,) = problems("sample", f"run={foreign}")
     assert line == (
         f"run={foreign}: reward.terms.b.c.reward.terms.c.reward.function={code}:f is code of this "
         "run that has changed since you made it here; read it, then add trust=true"
