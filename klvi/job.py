@@ -29,7 +29,7 @@ FAILED = 1
 # What klvi writes into a run's folder.
 OWN = {
     *("config.yaml", "manifest.json", "metrics.jsonl", "samples.jsonl", "summary.json", "run.log"),
-    *("checkpoints", "adapter", ".adapter", "wandb"),
+    *("checkpoints", "adapter", "wandb"),
     *LOCK_FILES,
 }
 

@@ -9,9 +9,9 @@ from klvi.config.context import Context
 from klvi.config.run_folder import is_finished, run_config, updates_saved
 from klvi.config.schema import ResumeConfig, TrainConfig
 from klvi.errors import UserError
-from klvi.runs.folder import claimed, say
+from klvi.runs.folder import claimed
 from klvi.runs.manifest import changes
-from klvi.terminal import put
+from klvi.terminal import put, tell
 
 
 def run(config: ResumeConfig, context: Context) -> int:
@@ -32,7 +32,7 @@ def run(config: ResumeConfig, context: Context) -> int:
     if changed:
         remedy = "since the run began; to go on with it all the same, add changed=true"
         raise UserError(*(f"run={directory}: {line} {remedy}" for line in changed))
-    with claimed(directory, "run", say) as lock:
+    with claimed(directory, "run", tell) as lock:
         _check_updates(directory, wanted, finished)
 
         from klvi.training.run import Run

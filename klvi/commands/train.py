@@ -11,14 +11,15 @@ from klvi.config.quoting import command
 from klvi.config.run_folder import is_finished, run_config
 from klvi.config.schema import TrainConfig
 from klvi.errors import UserError
-from klvi.runs.folder import claimed, say
+from klvi.runs.folder import claimed
 from klvi.runs.manifest import changes
+from klvi.terminal import tell
 
 
 def run(config: TrainConfig, context: Context) -> int:
     """Train in the job's folder; a folder that holds this very run, unfinished, goes on."""
     assert context.directory is not None, "train has a folder of its own"
-    with claimed(context.directory, "hydra.run.dir", say) as lock:
+    with claimed(context.directory, "hydra.run.dir", tell) as lock:
         _check_folder(config, context.directory)
 
         from klvi.training.run import Run

@@ -11,7 +11,8 @@ from klvi.config.context import Context
 from klvi.config.schema import VerifyConfig
 from klvi.errors import UserError
 from klvi.files import new_folder_problem
-from klvi.runs.folder import claimed, say
+from klvi.runs.folder import claimed
+from klvi.terminal import tell
 
 if TYPE_CHECKING:
     from klvi.tracking import Output
@@ -26,7 +27,7 @@ def run(config: VerifyConfig, context: Context) -> int:
     problem = new_folder_problem(str(out))
     if problem:
         raise UserError(f"out={out}: {problem}")
-    with claimed(out, "out", say):
+    with claimed(out, "out", tell):
         return _verify(config, out)
 
 

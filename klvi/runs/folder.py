@@ -9,15 +9,10 @@ from pathlib import Path
 from klvi.errors import UserError
 from klvi.files import foreign_entry, kind_of, naming, new_folder_problem, remove_leftovers
 from klvi.runs.lock import LOCK, OWNER, FolderLock, locked
-from klvi.terminal import tell
+from klvi.runs.stored import CONFIG
 
-CONFIG, SWEEP = "config.yaml", "multirun.yaml"
+SWEEP = "multirun.yaml"
 LOCK_FILES = {LOCK, OWNER}
-
-
-def say(line: str) -> None:
-    """Tell the user why it takes longer."""
-    tell(line)
 
 
 def folder_problem(folder: Path) -> str | None:

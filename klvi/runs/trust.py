@@ -24,8 +24,8 @@ from typing import TypeGuard
 import platformdirs
 
 from klvi.files import TEMPORARY, digest, disk_problem, open_regular, read_text
-from klvi.runs.folder import say
 from klvi.runs.stored import CONFIG, LARGEST_CONFIG, MANIFEST, read_json
+from klvi.terminal import tell
 
 SECRET = "secret"
 SECRET_BYTES = 32
@@ -152,4 +152,4 @@ def _kept(file: Path) -> bytes | None:
 @functools.cache
 def _warn(line: str) -> None:
     """Once per process."""
-    say(f"warning: {line}")
+    tell(f"warning: {line}")

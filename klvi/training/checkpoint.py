@@ -6,7 +6,6 @@ import copy
 import io
 import re
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ import torch
 from klvi.errors import UserError, described
 from klvi.files import disk_problem, kind_of, read_bytes, whole_folder
 from klvi.runs.checksums import LARGEST, damage, write_checksums
-from klvi.runs.folder import say
+from klvi.runs.stored import MANIFEST
+from klvi.terminal import tell
 from klvi.training.loop import Loop
 
 STATE = "state.pt"
@@ -55,10 +55,10 @@ class Checkpoints:
         names = [path.name for path in self.directory.glob("step-*")]
         return sorted(int(m[1]) for m in map(re.compile(r"step-(\d+)").fullmatch, names) if m)
 
-    def newest_whole(self, tell: Callable[[str], None] = say) -> Path | None:
+    def newest_whole(self) -> Path | None:
         """The newest checkpoint that is not damaged; None where there is no checkpoint at all.
 
-        `tell` hears which are damaged. Raises UserError where all of them are.
+        The user is told which are damaged. Raises UserError where all of them are.
         """
         found: list[str] = []
         steps = self.steps()
@@ -76,15 +76,15 @@ class Checkpoints:
 
     def _damage(self, folder: Path) -> str | None:
         # Runs of earlier versions have no manifest, and checkpoints without checksums.
-        required = kind_of(self.directory.parent / "manifest.json") is not None
+        required = kind_of(self.directory.parent / MANIFEST) is not None
         return damage(folder, required=required)
 
-    def restore_latest(self, loop: Loop, tell: Callable[[str], None] = say) -> int:
+    def restore_latest(self, loop: Loop) -> int:
         """Put the newest whole checkpoint into the loop; returns its update, 0 where there is none.
 
         Raises UserError where none is whole, or it is another model's or version's.
         """
-        folder = self.newest_whole(tell)
+        folder = self.newest_whole()
         if folder is None:
             return 0
         loop.policy.load_adapter(folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from klvi.config.quoting import command
@@ -10,7 +9,8 @@ from klvi.config.schema import EvalConfig, SampleConfig
 from klvi.errors import UserError
 from klvi.files import kind_of
 from klvi.runs.checksums import damage
-from klvi.runs.folder import say
+from klvi.runs.stored import MANIFEST
+from klvi.terminal import tell
 from klvi.training.checkpoint import Checkpoints
 from klvi.training.evaluation import Evaluator
 from klvi.training.run import (
@@ -33,20 +33,20 @@ def load_policy(config: EvalConfig | SampleConfig) -> tuple[Evaluator, str]:
     return evaluator, str(folder)
 
 
-def find_adapter(run: Path, tell: Callable[[str], None] = say) -> Path:
+def find_adapter(run: Path) -> Path:
     """The folder of a run's final adapter, or of its newest whole checkpoint.
 
-    `tell` hears what is damaged. Raises UserError where nothing is whole.
+    The user is told what is damaged. Raises UserError where nothing is whole.
     """
     final = run / ADAPTER_FOLDER
     kind = kind_of(final)
     problem = None
     if kind is not None:
-        required = kind_of(run / "manifest.json") is not None
+        required = kind_of(run / MANIFEST) is not None
         problem = damage(final, required=required) if kind == "a folder" else f"{final} is {kind}"
         if problem is None:
             return final
-    newest = Checkpoints(run / CHECKPOINT_FOLDER).newest_whole(tell)
+    newest = Checkpoints(run / CHECKPOINT_FOLDER).newest_whole()
     if newest is None:
         raise UserError(
             f"run={run}: has neither a final adapter nor a checkpoint; {command('resume', run=run)}"

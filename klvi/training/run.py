@@ -270,8 +270,7 @@ class Run:
         self.loop.on_update.append(self._log)
         self._run_loop()
         self._check_lock()
-        with naming(self.directory / ADAPTER_FOLDER):
-            self._save_adapter()
+        self._save_adapter()
 
     def _run_loop(self) -> None:
         if not isinstance(self.config.objective, PPOSection):
