@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -33,7 +33,8 @@ class Samples:
         log_policy: `(N, T)`, nats per token, of the policy that made the samples.
         log_prior: `(N, T)`, nats per token.
         texts: N completions, decoded without special tokens.
-        reward: `(N,)`, or `(N, M)` for M scorers; empty `(0,)` until scored.
+        scores: `(N,)` of each scorer by its name; `reward` is the one that is reported. Empty until
+            scored.
         entropy: `(N, T)` entropy of the policy's next-token distribution at each sampled prefix,
             nats; None where it was not computed.
         kl: `(N, T)` KL(policy ‖ prior) of the next-token distributions at each sampled prefix,
@@ -54,7 +55,7 @@ class Samples:
     log_policy: Tensor
     log_prior: Tensor
     texts: list[str]
-    reward: Tensor
+    scores: Mapping[str, Tensor] = field(default_factory=dict)
     entropy: Tensor | None = None
     kl: Tensor | None = None
     values: Tensor | None = None
@@ -99,9 +100,17 @@ class Samples:
         """`(N,)` nats within which log π(x) and log π0(x) are known; see `resolution_of`."""
         return resolution_of(self.log_policy, self.mask) + resolution_of(self.log_prior, self.mask)
 
-    def with_reward(self, reward: Tensor) -> Samples:
-        """The same samples, scored: `reward` is `(N,)` or `(N, M)`."""
-        return replace(self, reward=reward)
+    @property
+    def reward(self) -> Tensor:
+        """`(N,)` the score that is reported; raises KeyError until scored."""
+        return self.scores["reward"]
+
+    def with_scores(self, scores: Mapping[str, Tensor]) -> Samples:
+        """The same samples with these scores; raises ValueError where one is not `(N,)`."""
+        for name, values in scores.items():
+            if values.shape != (len(self),):
+                raise ValueError(f"score {name}: {tuple(values.shape)}, not ({len(self)},)")
+        return replace(self, scores=dict(scores))
 
     def select(self, indices: Tensor) -> Samples:
         """The samples at `indices` `(n,)`, in that order."""
@@ -109,7 +118,9 @@ class Samples:
 
         def pick(value: Any) -> Any:
             if isinstance(value, Tensor):
-                return value[indices] if len(value) else value
+                return value[indices]
+            if isinstance(value, Mapping):
+                return {name: values[indices] for name, values in value.items()}
             return [value[i] for i in chosen] if isinstance(value, list) else value
 
         return Samples(**{f.name: pick(getattr(self, f.name)) for f in fields(self)})
@@ -148,6 +159,8 @@ class Samples:
                 return None
             if isinstance(values[0], list):
                 return [item for value in values for item in value]
+            if isinstance(values[0], Mapping):
+                return {key: torch.cat([value[key] for value in values]) for key in values[0]}
             if name == "prompt_tokens":
                 values = [pad(value, prompt - value.shape[1], 0) for value in values]
             elif name in TOKEN_FIELDS:

@@ -22,7 +22,6 @@ from torch import Tensor
 from klvi.config.compose import composer, to_config
 from klvi.config.groups import PRIOR_SAMPLES
 from klvi.config.schema import TrainConfig
-from klvi.contexts import contexts_of
 from klvi.metrics import text
 from klvi.metrics.evaluate import evaluate
 from klvi.metrics.intervals import Estimate
@@ -69,26 +68,10 @@ def training(overrides: list[str]) -> tuple[Loop, ExactEvaluator]:
 
 def space(loop: Loop, exact: ExactEvaluator) -> Space:
     """The policy as it is now."""
-    found, prior = exact.sequences, loop.policy.prior
-    count = len(found.tokens)
-    prompt, width = prior.encode(contexts_of([""]))
-    prompts = prompt.expand(count, -1), width.expand(count)
-    reward, _ = exact.log_target(0)
-    blank = torch.zeros(found.tokens.shape)
-    samples = Samples(
-        contexts=contexts_of([""] * count),
-        prompt_tokens=prompts[0],
-        prompt_lengths=prompts[1],
-        tokens=found.tokens,
-        lengths=found.lengths,
-        ended=found.ended,
-        log_policy=blank,
-        log_prior=blank,
-        texts=prior.decode(*prompts, found.tokens, found.lengths),
-        reward=reward.float(),
-    )
-    scored = rescore(loop.policy, samples, distributions=True)
-    return Space(scored, exact.log_policy(), exact.log_prior)
+    listed = exact.scored(0)
+    blank = torch.zeros(listed.tokens.shape)
+    every = rescore(loop.policy, replace(listed, log_policy=blank), distributions=True)
+    return Space(every, exact.log_policy(), exact.log_prior)
 
 
 def measured(
@@ -101,10 +84,10 @@ def measured(
         prior = found.samples.select(found.draw(found.log_prior, sizes[1], generator))
         metrics = evaluate(
             own,
-            target.log_score(own),
+            target.log_unnormalised(own),
             beta=beta,
             prior_samples=replace(prior, entropy=None, kl=None),
-            prior_log_target=target.log_score(prior),
+            prior_log_target=target.log_unnormalised(prior),
         )
         for name, metric in metrics.items():
             yield name, metric if isinstance(metric, Measurement) else None

@@ -103,7 +103,7 @@ def made_samples(lengths: list[int], seed: int = 0) -> Samples:
         log_policy=-noise().abs(),
         log_prior=-noise().abs(),
         texts=["a"] * count,
-        reward=torch.rand(count, generator=generator),
+        scores={"reward": torch.rand(count, generator=generator)},
         values=noise(),
     )
 

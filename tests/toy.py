@@ -66,9 +66,9 @@ def per_prefix(policy: Toy, prior: Toy, space: Enumeration) -> tuple[Tensor, Ten
     )
 
 
-def condition(prior: Toy, log_evidence: Tensor, space: Enumeration) -> Toy:
-    """The autoregressive form of p ∝ prior·exp(log_evidence), by sums over the tree of prefixes."""
-    joint = token_log_probs(prior, space).sum(1) + log_evidence
+def condition(prior: Toy, log_potential: Tensor, space: Enumeration) -> Toy:
+    """The autoregressive form of p ∝ prior·exp(log_potential), by sums over trees of prefixes."""
+    joint = token_log_probs(prior, space).sum(1) + log_potential
     words = joint[~space.ended]
     tables = [torch.empty(0)] * LENGTH
     for k in reversed(range(LENGTH)):
@@ -123,7 +123,7 @@ class Problem:
             log_policy=self.log_policy[rows],
             log_prior=self.log_prior[rows],
             texts=[""] * n,
-            reward=self.reward[rows],
+            scores={"reward": self.reward[rows]},
             entropy=self.entropy[rows],
             kl=self.kl[rows],
         )
@@ -141,7 +141,7 @@ class Problem:
         )
 
 
-def problem(policy: Toy, prior: Toy, reward: Tensor, log_evidence: Tensor) -> Problem:
+def problem(policy: Toy, prior: Toy, reward: Tensor, log_potential: Tensor) -> Problem:
     space = sequences()
     log_prior = token_log_probs(prior, space)
     entropy, kl = per_prefix(policy, prior, space)
@@ -152,5 +152,5 @@ def problem(policy: Toy, prior: Toy, reward: Tensor, log_evidence: Tensor) -> Pr
         entropy=entropy,
         kl=kl,
         reward=reward,
-        log_target=log_prior.sum(1) + log_evidence,
+        log_target=log_prior.sum(1) + log_potential,
     )

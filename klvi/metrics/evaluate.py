@@ -210,8 +210,7 @@ def _numeric_estimates(samples: Samples, log_target: Tensor, beta: float) -> Map
 
 
 def _rewards(samples: Samples) -> Tensor:
-    """`(N,)` the mean over scorers where there are several."""
-    return samples.reward.cpu().double().reshape(len(samples), -1).mean(1)
+    return samples.reward.cpu().double()
 
 
 def _reward_range(

@@ -82,7 +82,7 @@ def exact_metrics(
         log_policy: `(S,)` log π(x), nats per sequence.
         log_prior: `(S,)` log π0(x).
         log_target: `(S,)` log P(x), unnormalised; -inf where the target excludes x.
-        reward: `(S,)` or `(S, M)`.
+        reward: `(S,)`.
         beta: temperature, for `eval/folded_reward_std`.
         n: number of samples of the policy.
         n_prior: number of samples of the prior.
@@ -92,7 +92,6 @@ def exact_metrics(
     """
     log_policy, log_prior = log_policy.cpu().double(), log_prior.cpu().double()
     log_target, reward = log_target.cpu().double(), reward.cpu().double()
-    reward = reward.mean(1) if reward.dim() > 1 else reward
     for name, values in {"policy": log_policy, "prior": log_prior}.items():
         total = float(values.exp().sum())
         if abs(total - 1) > NORMALISATION_TOLERANCE:

@@ -50,7 +50,7 @@ class Mixture:
     Attributes:
         log_policy: log π(x), nats per sequence.
         log_target: log P(x), unnormalised; -inf where the target excludes x.
-        log_evidence: log P(x) − log π0(x).
+        log_potential: log P(x) − log π0(x).
         share: each sample's share in a mean under the mixture; sums to 1.
         policy_ratio: π(x)/q(x), scaled to a mean of exactly 1 under the mixture.
         log_scale: logarithm of what π(x)/q(x) averaged to before; 0 where shares are calibrated.
@@ -61,7 +61,7 @@ class Mixture:
 
     log_policy: Tensor
     log_target: Tensor
-    log_evidence: Tensor
+    log_potential: Tensor
     share: Tensor
     policy_ratio: Tensor
     log_scale: float
@@ -116,7 +116,7 @@ def mixture(policy: LogProbabilities, prior: LogProbabilities | None = None) -> 
     return Mixture(
         log_policy=log_policy,
         log_target=log_target,
-        log_evidence=log_target - log_prior,
+        log_potential=log_target - log_prior,
         share=share,
         policy_ratio=policy_ratio,
         log_scale=float(scale.log()),

@@ -148,7 +148,7 @@ def _measure(
 ) -> dict[str, Metric]:
     n = sum(len(mix.log_weight) for mix in mixtures)
     if all(_featureless(mix) for mix in mixtures):
-        reason = f"all {n} samples have the same evidence: what the target prefers was not seen"
+        reason = f"all {n} samples have the same potential: what the target prefers was not seen"
         return dict.fromkeys([*NEEDS_Z, *LOWER_BOUNDS, "eval/ess"], Unavailable(reason))
     infinite = dict.fromkeys(INFINITE_OUTSIDE, violated) if violated else {}
 
@@ -196,7 +196,7 @@ def _debiased(
 def _featureless(mix: Mixture) -> bool:
     """Whether policy and prior coincide on samples that the target does not tell apart."""
     return bool(
-        float(mix.log_evidence.max()) - float(mix.log_evidence.min()) < SAME
+        float(mix.log_potential.max()) - float(mix.log_potential.min()) < SAME
         and float(mix.log_weight.max()) - float(mix.log_weight.min()) < SAME
     )
 

@@ -7,13 +7,13 @@ from klvi.objectives.gdc import GDC
 from klvi.objectives.ppo import PPO
 
 
-def build_objective(config: ObjectiveConfig, beta: float) -> Objective:
-    """The configured objective; `beta` is the target's temperature, which `kl` shares."""
+def build_objective(config: ObjectiveConfig) -> Objective:
+    """The configured objective."""
     match config:
         case RLObjective():
-            return PPO("rl", config, beta=0.0)
+            return PPO("rl", config, penalised=False)
         case KLObjective():
-            return PPO("kl", config, beta=beta)
+            return PPO("kl", config, penalised=True)
         case GDCObjective():
             return GDC(config)
 

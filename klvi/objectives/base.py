@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from klvi.samples import Samples
+from klvi.targets.base import Target
 
 Signals = dict[str, Tensor]
 Statistics = dict[str, float]
@@ -67,13 +68,16 @@ class Objective(ABC):
         return 0
 
     @abstractmethod
-    def signals(self, samples: Samples, log_target: Tensor) -> tuple[Signals, Statistics]:
+    def signals(
+        self, samples: Samples, target: Target, log_target: Tensor
+    ) -> tuple[Signals, Statistics]:
         """What the loss needs of a scored rollout, computed once.
 
         Args:
-            samples: N samples with reward. Their `log_policy` is that of the policy or proposal,
+            samples: N scored samples. Their `log_policy` is that of the policy or proposal,
                 also where the prior made them.
-            log_target: `(N,)` log P(x), unnormalised, nats per sequence; -inf is allowed.
+            target: what is aimed at by now: the target itself, or a tempered one on the way to it.
+            log_target: `(N,)` its log P(x), unnormalised, nats per sequence; -inf is allowed.
 
         Returns:
             Tensors of first dimension N, cut like the samples; and numbers for the log. No
@@ -90,7 +94,7 @@ class Objective(ABC):
         """Whether to leave the remaining passes over this rollout, after a minibatch."""
         return False
 
-    def retarget(self) -> None:  # noqa: B027 (most objectives estimate nothing of it)
+    def reset(self) -> None:  # noqa: B027 (most objectives estimate nothing of it)
         """Forget what was estimated of the target: it is another from now on."""
 
     def refresh_proposal(self, samples: Samples, log_target: Tensor, log_policy: Tensor) -> bool:

@@ -16,6 +16,7 @@ from torch import Tensor
 from klvi.config.schema import GDCObjective
 from klvi.objectives.base import Objective, Prediction, Signals, Statistics, Totals
 from klvi.samples import ROUNDINGS, Samples
+from klvi.targets.base import Target
 
 
 def dpg_loss(
@@ -124,7 +125,9 @@ class GDC(Objective):
         """`prior_share` of a mixture's `count` completions, none of other proposals'."""
         return int(self.config.prior_share * count) if self.config.proposal == "mixture" else 0
 
-    def signals(self, samples: Samples, log_target: Tensor) -> tuple[Signals, Statistics]:
+    def signals(
+        self, samples: Samples, target: Target, log_target: Tensor
+    ) -> tuple[Signals, Statistics]:
         """Normalised importance weights `(N,)`; none where every weight of the rollout is zero.
 
         The baseline π/q is divided by an estimate of its mean, 1, from the very samples that Z is
@@ -196,7 +199,7 @@ class GDC(Objective):
         loss = loss / totals.sequences
         return loss, {"loss/policy_avg": loss.item()}
 
-    def retarget(self) -> None:
+    def reset(self) -> None:
         """Estimate log Z, and the proposal's worth, of the new target alone."""
         self.log_z, self.log_ratio = RunningMean(), RunningMean()
         self._gain = 0.0

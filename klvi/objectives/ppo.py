@@ -16,6 +16,7 @@ from klvi.config.schema import PPOSection
 from klvi.errors import UserError
 from klvi.objectives.base import Objective, Prediction, Signals, Statistics, Totals
 from klvi.samples import ROUNDINGS, Samples
+from klvi.targets.base import Target
 
 
 def penalised_rewards(
@@ -23,7 +24,7 @@ def penalised_rewards(
 ) -> Tensor:
     """Per-token rewards `(N, T)`, float64: −β(log π − log π0), and the score on the last token.
 
-    Their sum over T is the folded reward r + β(log π0(x) − log π(x)) (Ziegler et al. 2019,
+    Their sum over T is the KL-penalised reward r + β(log π0(x) − log π(x)) (Ziegler et al. 2019,
     arXiv 1909.08593, section 2).
 
     Args:
@@ -54,19 +55,20 @@ def renewed_penalty(
     log_policy: Tensor,
     old_log_policy: Tensor,
     mask: Tensor,
-    beta: float,
+    beta: Tensor | float,
 ) -> Tensor:
     """Advantages `(N, T)` with the KL penalty of the policy as it is now, without gradient.
 
     A later pass over a rollout that keeps the rollout's penalty pushes on where the policy has
-    long arrived. With this the folded reward r + β(log π0(x) − log π(x)) is that of the present
-    π, and every pass stops where it is constant, at the posterior. The reward is known without
-    noise, so more passes then learn more of a rollout instead of overshooting.
+    long arrived. With this the KL-penalised reward r + β(log π0(x) − log π(x)) is that of the
+    present π, and every pass stops where it is constant, at the posterior. The reward is known
+    without noise, so more passes then learn more of a rollout instead of overshooting.
 
     Args:
         advantages: `(N, T)`, of the rollout.
         log_policy: `(N, T)`, nats per token; `old_log_policy` likewise, of the rollout.
         mask: `(N, T)` bool.
+        beta: a number, or `(N, 1)`.
     """
     moved = torch.where(mask, log_policy.detach() - old_log_policy, torch.zeros_like(advantages))
     renewed = advantages.double() - beta * moved.double().sum(1, keepdim=True)
@@ -130,19 +132,23 @@ def clipped_value_loss(
 
 
 class PPO(Objective):
-    """PPO with `beta` as the weight of the per-token KL penalty; 0 gives pure RL."""
+    """PPO on a target's potential with a KL penalty per token, or on the reward alone.
+
+    With `penalised` the score of a completion is β·log potential, the reward where the target is
+    the posterior, and β weighs the penalty: the optimum is the target, whatever it is.
+    """
 
     needs_values = True
 
-    def __init__(self, name: str, config: PPOSection, beta: float) -> None:
+    def __init__(self, name: str, config: PPOSection, *, penalised: bool) -> None:
         self.name = name
         self.config = config
-        self.beta = beta
+        self.penalised = penalised
         self.epochs = config.epochs
         self.minibatches = config.minibatches
         self._units: tuple[float, float] | None = None
 
-    def _measured(self, score: Tensor) -> tuple[Tensor, float]:
+    def _measured(self, score: Tensor, beta: float) -> tuple[Tensor, float]:
         """Scores `(N,)` and β in the units that learning has: from the first rollout's mean on.
 
         Where its spread exceeds 1 it is the unit, of β as well. p ∝ π0·exp(r/β) is the same for
@@ -154,19 +160,14 @@ class PPO(Objective):
                 spread = float(score.double().std(correction=0))
                 self._units = float(score.double().mean()), max(spread, 1.0)
         mean, unit = self._units
-        return (score.double() - mean) / unit, self._measured_beta
+        return (score.double() - mean) / unit, beta / unit
 
-    @property
-    def _measured_beta(self) -> float:
-        """β in the units of the rewards."""
-        return self.beta / (1.0 if self._units is None else self._units[1])
-
-    def retarget(self) -> None:
-        """Measure rewards anew: their weight is another from now on."""
+    def reset(self) -> None:
+        """Measure scores anew."""
         self._units = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The units of the rewards."""
+        """The units of the scores."""
         return {} if self._units is None else {"units": list(self._units)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -174,10 +175,14 @@ class PPO(Objective):
         units = state.get("units")
         self._units = None if units is None else (float(units[0]), float(units[1]))
 
-    def signals(self, samples: Samples, log_target: Tensor) -> tuple[Signals, Statistics]:
-        """Advantages and returns `(N, T)`; the target enters by β alone."""
-        score = samples.reward if samples.reward.dim() == 1 else samples.reward.mean(1)
-        measured, beta = self._measured(score)
+    def signals(
+        self, samples: Samples, target: Target, log_target: Tensor
+    ) -> tuple[Signals, Statistics]:
+        """Advantages and returns `(N, T)`, and β `(N, 1)` in the units of the scores."""
+        score, full_beta = samples.reward, 0.0
+        if self.penalised:
+            score, full_beta = target.beta * target.log_potential(samples), target.beta
+        measured, beta = self._measured(score, full_beta)
         values, offset = self._values(samples, beta)
         rewards = penalised_rewards(
             samples.log_policy, samples.log_prior, measured, samples.lengths, beta
@@ -190,20 +195,21 @@ class PPO(Objective):
             resolution = torch.zeros_like(resolution)
         kl = (samples.log_policy_sequence - samples.log_prior_sequence).mean().item()
         statistics = {
-            "objective/non_score_reward": -self.beta * kl,
-            "objective/rlhf_reward": score.mean().item() - self.beta * kl,
+            "objective/non_score_reward": -full_beta * kl,
+            "objective/rlhf_reward": score.mean().item() - full_beta * kl,
         }
         found = {"advantages": advantages, "returns": returns, "values": values, "offset": offset}
         signals = {n: value.to(samples.log_policy.dtype) for n, value in found.items()}
         if not all(bool(value.isfinite().all()) for value in signals.values()):
             raise UserError(
                 f"objective={self.name}: a reward of size {float(score.abs().max()):.3g} at "
-                f"beta={self.beta:g} overflows; scale the reward, or choose another beta"
+                f"beta={full_beta:g} overflows; scale the reward, or choose another beta"
             )
-        return {**signals, "resolution": resolution}, statistics
+        penalty = torch.full_like(resolution, beta)
+        return {**signals, "resolution": resolution, "beta": penalty}, statistics
 
     def _resolution(self, samples: Samples, score: Tensor, values: Tensor, beta: float) -> Tensor:
-        """`(N, 1)`, units of the reward: what rounding makes of a folded reward less its value."""
+        """`(N, 1)`, units of the score: what rounding makes of a penalised score less its value."""
         eps = ROUNDINGS * torch.finfo(torch.float32).eps
         size = score.double().abs() + values.abs().amax(1).double()
         return (beta * samples.resolution + eps * size)[:, None]
@@ -226,7 +232,7 @@ class PPO(Objective):
         values = prediction.values + signals["offset"]
         old, advantages = samples.log_policy, signals["advantages"]
         if config.renew_penalty and not config.whiten_advantages:
-            beta = self._measured_beta
+            beta = signals["beta"]
             advantages = renewed_penalty(advantages, prediction.log_policy, old, mask, beta)
         advantages = settled(advantages, signals["resolution"])
         policy_loss = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from klvi.errors import RunError, UserError
 from klvi.models.memory import is_out_of_memory, ran_out
 from klvi.rewards.base import Reward
 from klvi.rewards.process_state import UPDATE
+from klvi.samples import Samples
 
 LONGEST_QUOTE = 60
 
@@ -46,6 +47,16 @@ def score(
         raise UserError(f"{failure} (update {update})") from failure.__cause__ or failure
     finally:
         UPDATE.reset(token)
+
+
+def scored(samples: Samples, scorers: Mapping[str, Reward], *, update: int) -> Samples:
+    """The samples with the checked score of each of `scorers`, by its name; raises as `score`."""
+    scores = {
+        name: score(reward, samples.texts, samples.contexts, update=update)
+        for name, reward in scorers.items()
+    }
+    device = samples.lengths.device
+    return samples.with_scores({name: values.to(device) for name, values in scores.items()})
 
 
 def evaluate(

@@ -112,7 +112,6 @@ def _unscored(
         log_policy=decoded.log_probs,
         log_prior=torch.zeros_like(decoded.log_probs),
         texts=policy.prior.decode(prompt_tokens, prompt_lengths, decoded.tokens, decoded.lengths),
-        reward=torch.zeros(0),
         values=decoded.values,
         log_density=density,
     )

@@ -1,8 +1,9 @@
-"""Targets, the modelling half: which distribution is wanted, as log P = log π0 + log evidence."""
+"""Targets, the modelling half: which distribution is wanted, as log P = log π0 + log potential."""
 
 from __future__ import annotations
 
 from klvi.config import schema
+from klvi.rewards.base import Reward
 from klvi.targets.base import Target
 from klvi.targets.constraint import Constraint
 from klvi.targets.posterior import Posterior
@@ -10,10 +11,10 @@ from klvi.targets.posterior import Posterior
 __all__ = ["Constraint", "Posterior", "Target", "build_target"]
 
 
-def build_target(config: schema.Target, beta: float) -> Target:
-    """The target that `config` describes, at temperature `beta`."""
+def build_target(config: schema.Target, reward: Reward, beta: float) -> Target:
+    """The target that `config` describes, of `reward`, at temperature `beta`."""
     match config:
         case schema.PosteriorTarget():
-            return Posterior(beta)
+            return Posterior(reward, beta)
         case schema.ConstraintTarget():
-            return Constraint(config.threshold, beta)
+            return Constraint(reward, config.threshold, beta)

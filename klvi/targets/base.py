@@ -2,53 +2,100 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from klvi.errors import UserError
+from klvi.rewards.base import Reward
 from klvi.samples import Samples
 
 
 class Target(Protocol):
-    """An unnormalised distribution P(x) = π0(x)·evidence(x), with Z = Σ P and p = P/Z.
+    """An unnormalised distribution P(x) = π0(x)·exp(log_potential(x)), with Z = Σ P and p = P/Z.
 
-    `beta` is the temperature at which `objective=kl` and the ELBO weigh reward against KL.
+    Immutable: what is fitted, tempered or restored is another target. `beta` is the reward's units
+    per nat: part of the posterior; elsewhere it only scales losses.
     """
 
     name: ClassVar[str]
     beta: float
 
-    def log_evidence(self, reward: Tensor) -> Tensor:
-        """log P − log π0 of completions with `reward` `(N,)`: `(N,)`, nats, −inf outside of p.
+    @property
+    def scorers(self) -> Mapping[str, Reward]:
+        """What has to score samples before the target is asked of them, by the score's name."""
+        ...
 
-        Float64, whatever the reward's type. Raises UserError where that resolves no differences.
+    def log_potential(self, samples: Samples) -> Tensor:
+        """log P − log π0 of scored samples: `(N,)`, nats, −inf outside of p.
+
+        Float64, whatever the scores' type. Raises UserError where that resolves no differences.
         """
         ...
 
-    def log_score(self, samples: Samples, share: float = 1.0) -> Tensor:
-        """log π0 + share·log evidence of scored samples: `(N,)`, nats per sequence, float64.
+    def log_unnormalised(self, samples: Samples) -> Tensor:
+        """log P of scored samples: `(N,)`, nats per sequence, float64, −inf outside of p."""
+        return samples.log_prior_sequence + self.log_potential(samples)
 
-        With a share of 1 this is log P, −inf outside of p. Smaller shares lie on the path from the
-        prior to p that annealed importance sampling takes (Neal 2001, arXiv physics/9803008).
+    def fitted(self, samples: Samples) -> Target:
+        """The target with its free parameters estimated from weighted samples of any proposal."""
+        return self
+
+    def tempered(self, share: float) -> Target:
+        """p ∝ π0·exp(share·log_potential): the prior at 0, the target itself at 1.
+
+        Shares between lie on the path that annealed importance sampling takes (Neal 2001, arXiv
+        physics/9803008).
         """
-        return samples.log_prior_sequence + share * self.log_evidence(samples.reward)
+        return self if share == 1 else Tempered(self, share, self.beta)
+
+    def state(self) -> dict[str, Any]:
+        """What was fitted, as plain data."""
+        return {}
+
+    def with_state(self, state: dict[str, Any]) -> Target:
+        """The target with `state()` of another; raises ValueError where it can have none."""
+        if state:
+            raise ValueError(f"target {self.name} keeps no state, but was given {list(state)}")
+        return self
+
+
+@dataclass(frozen=True)
+class Tempered(Target):
+    """A target on the way from the prior to `whole`."""
+
+    name: ClassVar[str] = "tempered"
+    whole: Target
+    share: float
+    beta: float
+
+    @property
+    def scorers(self) -> Mapping[str, Reward]:
+        """Those of the whole target."""
+        return self.whole.scorers
+
+    def log_potential(self, samples: Samples) -> Tensor:
+        """`(N,)` nats; 0 everywhere where the share is 0, also outside of the whole target."""
+        potential = self.whole.log_potential(samples)
+        return self.share * potential if self.share else torch.zeros_like(potential)
 
 
 # Rounding of a potential above which differences between sequences are no longer resolved, nats.
 COARSEST = 1e-3
 
 
-def resolved(evidence: Tensor, what: str) -> Tensor:
+def resolved(potential: Tensor, what: str) -> Tensor:
     """The potentials `(N,)`, nats, where float64 resolves their differences.
 
     Raises UserError, naming `what` they are made of, for those that overflow, and those so large
     that log π0 is lost in their rounding.
     """
-    largest = float(evidence.abs().max()) if len(evidence) else 0.0
+    largest = float(potential.abs().max()) if len(potential) else 0.0
     if largest * torch.finfo(torch.float64).eps <= COARSEST:
-        return evidence
+        return potential
     raise UserError(
         f"{what}: log P reaches {largest:.3g} nats, of which 64-bit numbers resolve no difference "
         "of a nat between sequences; scale the reward down, or choose another beta"

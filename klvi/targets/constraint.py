@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from klvi.rewards.base import Reward
+from klvi.samples import Samples
 from klvi.targets.base import Target
 
 
@@ -20,9 +23,15 @@ class Constraint(Target):
     """
 
     name: ClassVar[str] = "constraint"
+    reward: Reward
     threshold: float
     beta: float
 
-    def log_evidence(self, reward: Tensor) -> Tensor:
+    @property
+    def scorers(self) -> Mapping[str, Reward]:
+        """The reward alone."""
+        return {"reward": self.reward}
+
+    def log_potential(self, samples: Samples) -> Tensor:
         """0 where the reward is at least the threshold, else −inf: `(N,)`, nats."""
-        return torch.where(reward >= self.threshold, 0.0, -torch.inf).double()
+        return torch.where(samples.reward >= self.threshold, 0.0, -torch.inf).double()

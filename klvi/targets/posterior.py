@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
+from klvi.rewards.base import Reward
+from klvi.samples import Samples
 from klvi.targets.base import Target, resolved
 
 
@@ -15,10 +18,16 @@ class Posterior(Target):
     """p ∝ π0·exp(r/β), which maximises E[r] − β·KL(π‖π0) (Korbak et al. 2022, arXiv 2205.11275)."""
 
     name: ClassVar[str] = "posterior"
+    reward: Reward
     beta: float
 
-    def log_evidence(self, reward: Tensor) -> Tensor:
+    @property
+    def scorers(self) -> Mapping[str, Reward]:
+        """The reward alone."""
+        return {"reward": self.reward}
+
+    def log_potential(self, samples: Samples) -> Tensor:
         """r/β: `(N,)`, nats; raises UserError where float64 cannot resolve it."""
-        size = float(reward.double().abs().max()) if reward.numel() else 0.0
-        what = f"a reward of size {size:.3g} at beta={self.beta:g}"
-        return resolved(reward.double() / self.beta, what)
+        reward = samples.reward.double()
+        size = float(reward.abs().max()) if len(reward) else 0.0
+        return resolved(reward / self.beta, f"a reward of size {size:.3g} at beta={self.beta:g}")

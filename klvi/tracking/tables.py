@@ -91,10 +91,8 @@ def sample_table(samples: Samples, title: str | None = None, longest: int | None
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("text", overflow="fold")
     for row in sample_rows(samples):
-        reward = row["reward"] if isinstance(row["reward"], list) else [row["reward"]]
-        numbers = [" ".join(map(number, reward)), number(row["log_policy"])]
         table.add_row(
-            *(Text(shown) for shown in (*numbers, number(row["log_prior"]))),
+            *(Text(number(row[name])) for name in ("reward", "log_policy", "log_prior")),
             Text.assemble((printable(row["prompt"]), "dim"), _cut(printable(row["text"]), longest)),
         )
     return table

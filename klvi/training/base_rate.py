@@ -21,25 +21,23 @@ def base_rate_bound(count: int, confidence: float = CONFIDENCE) -> float:
     return -float(torch.tensor(1 - confidence, dtype=torch.float64).log().div(count).expm1())
 
 
-def unmet_reward(reward: Tensor, log_evidence: Tensor) -> str | None:
+def unmet_reward(reward: Tensor, log_potential: Tensor) -> str | None:
     """A line where nothing tells the samples apart or none is in the target; else None.
 
     Args:
-        reward: `(N,)` or `(N, M)` scores of independent samples of the prior.
-        log_evidence: `(N,)` of the target, nats; −inf outside its support.
+        reward: `(N,)` of independent samples of the prior.
+        log_potential: `(N,)` of the target, nats; −inf outside its support.
     """
     count = len(reward)
     rate = f"{base_rate_bound(count):.2g} (95% bound from {count} samples)"
-    if bool((log_evidence == -torch.inf).all()):
+    if bool((log_potential == -torch.inf).all()):
         return (
             f"none of {count} samples satisfies the target: its base rate is below {rate}; "
             f"{REMEDIES}, or a lower target.threshold"
         )
-    scores = reward.reshape(count, -1)
-    if bool((scores == scores[0]).all()):
-        value = ", ".join(f"{score:g}" for score in scores[0].tolist())
+    if bool((reward == reward[0]).all()):
         return (
-            f"all {count} samples have the reward {value}, which tells none from another: anything "
-            f"else has a base rate below {rate}; {REMEDIES}"
+            f"all {count} samples have the reward {float(reward[0]):g}, which tells none from "
+            f"another: anything else has a base rate below {rate}; {REMEDIES}"
         )
     return None

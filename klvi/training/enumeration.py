@@ -22,8 +22,8 @@ from klvi.metrics.exact import Enumeration, enumerate_sequences, exact_metrics
 from klvi.metrics.measurement import Unavailable
 from klvi.models.policy import Policy
 from klvi.models.scoring import Completions, next_tokens
-from klvi.rewards.base import Reward
-from klvi.rewards.scoring import score
+from klvi.rewards.scoring import scored
+from klvi.samples import Samples
 from klvi.targets.base import Target
 
 Exact = Mapping[str, float | Unavailable]
@@ -41,9 +41,8 @@ class ExactEvaluator:
     config: MeasureConfig
     policy: Policy
     target: Target
-    reward: Reward
     contexts: Sequence[Context] = (Context(0),)
-    _scored: tuple[Tensor, Tensor] | None = field(default=None, init=False)
+    _scored: Samples | None = field(default=None, init=False)
 
     def evaluate(self, update: int) -> Exact:
         """The exact value of every metric that has one, by the metric's name.
@@ -51,7 +50,10 @@ class ExactEvaluator:
         Raises UserError where there are too many sequences, or the reward fails; `update` is named
         in its errors.
         """
-        reward, log_target = self.log_targets(update)
+        samples = self.scored(update)
+        shape = len(self.contexts), len(self.sequences)
+        reward = samples.reward.reshape(shape)
+        log_target = self.log_targets(update)
         plan = evaluation_plan(self.config.evaluation, len(self.contexts))
         rows = zip(self.log_policies(), self.log_priors, log_target, reward, strict=True)
         return averaged(
@@ -92,7 +94,11 @@ class ExactEvaluator:
     @cached_property
     def log_priors(self) -> Tensor:
         """`(C, S)` log π0(x), nats per sequence."""
-        return self._log_sequences(self.policy.prior.model)
+        return self._log_tokens_of_prior.sum(-1)
+
+    @cached_property
+    def _log_tokens_of_prior(self) -> Tensor:
+        return self._log_tokens(self.policy.prior.model)
 
     @property
     def log_prior(self) -> Tensor:
@@ -101,47 +107,55 @@ class ExactEvaluator:
 
     def log_policies(self) -> Tensor:
         """`(C, S)` log π(x) of the policy as it is now, nats per sequence."""
-        return self._log_sequences(self.policy.model)
+        return self._log_tokens(self.policy.model).sum(-1)
 
     @torch.no_grad()
-    def _log_sequences(self, model: PreTrainedModel) -> Tensor:
+    def _log_tokens(self, model: PreTrainedModel) -> Tensor:
+        """`(C, S, T)` nats per token, 0 in padded places."""
         tokens, lengths = self.sequences.tokens, self.sequences.lengths
         places = torch.arange(tokens.shape[1])
         chosen = self._log_next(model)[:, self._branches[:, None], places, tokens]
-        return torch.where(places < lengths[:, None], chosen, 0.0).sum(-1)
+        return torch.where(places < lengths[:, None], chosen, 0.0)
 
     def log_policy(self) -> Tensor:
         """`(S,)` log π(x) of the first context."""
         return self.log_policies()[0]
 
-    def log_targets(self, update: int) -> tuple[Tensor, Tensor]:
-        """`(C, S)` rewards of all texts and `(C, S)` log P(x), unnormalised, nats per sequence."""
+    def scored(self, update: int) -> Samples:
+        """All `C·S` sequences, context by context, scored, as samples of the prior."""
         if self._scored is None:
-            tokens, lengths = self.sequences.tokens, self.sequences.lengths
+            sequences, count, rows = self.sequences, len(self.sequences), len(self.contexts)
             prompts, sizes = (part.cpu() for part in self.policy.prior.encode(self.contexts))
-            count = len(tokens)
-            texts = self.policy.prior.decode(
-                prompts.repeat_interleave(count, 0),
-                sizes.repeat_interleave(count),
-                tokens.repeat(len(prompts), 1),
-                lengths.repeat(len(prompts)),
+            prompts, sizes = prompts.repeat_interleave(count, 0), sizes.repeat_interleave(count)
+            tokens, lengths = sequences.tokens.repeat(rows, 1), sequences.lengths.repeat(rows)
+            log_prior = self._log_tokens_of_prior.flatten(0, 1)
+            samples = Samples(
+                contexts=[context for context in self.contexts for _ in range(count)],
+                prompt_tokens=prompts,
+                prompt_lengths=sizes,
+                tokens=tokens,
+                lengths=lengths,
+                ended=sequences.ended.repeat(rows),
+                log_policy=log_prior,
+                log_prior=log_prior,
+                texts=self.policy.prior.decode(prompts, sizes, tokens, lengths),
             )
-            contexts = [context for context in self.contexts for _ in range(count)]
-            reward = score(self.reward, texts, contexts, update=update).double()
-            shape = (len(self.contexts), count)
-            evidence = self.target.log_evidence(reward).reshape(shape)
-            self._scored = reward.reshape(shape), self.log_priors + evidence
-            if bool((self._scored[1] == -torch.inf).all(1).any()):
-                raise UserError(
-                    f"target={self.target.name}: none of the prior's {count:,} sequences "
-                    "satisfies it: lower target.threshold, or choose another reward"
-                )
+            self._scored = scored(samples, self.target.scorers, update=update)
         return self._scored
 
-    def log_target(self, update: int) -> tuple[Tensor, Tensor]:
-        """`(S,)` rewards and `(S,)` log P(x) of the first context."""
-        reward, log_target = self.log_targets(update)
-        return reward[0], log_target[0]
+    def log_targets(self, update: int) -> Tensor:
+        """`(C, S)` log P(x), unnormalised, nats per sequence.
+
+        Raises UserError where the target excludes all sequences of a context.
+        """
+        shape = len(self.contexts), len(self.sequences)
+        log_target = self.target.log_unnormalised(self.scored(update)).reshape(shape)
+        if bool((log_target == -torch.inf).all(1).any()):
+            raise UserError(
+                f"target={self.target.name}: none of the prior's {shape[1]:,} sequences "
+                "satisfies it: lower target.threshold, or choose another reward"
+            )
+        return log_target
 
     def _log_next(self, model: PreTrainedModel) -> Tensor:
         """`(C, R, T, V)` next-token log-probabilities along each of the R longest prefixes.

@@ -14,8 +14,7 @@ from klvi.metrics.evaluate import evaluate
 from klvi.metrics.frontier import frontier_violation
 from klvi.metrics.measurement import Metric, Unavailable
 from klvi.models.policy import Policy
-from klvi.rewards.base import Reward
-from klvi.rewards.scoring import score
+from klvi.rewards.scoring import scored
 from klvi.samplers.ancestral import log_policy_of, sample
 from klvi.samples import Samples
 from klvi.targets.base import Target
@@ -61,7 +60,6 @@ class Evaluator:
     config: MeasureConfig
     policy: Policy
     target: Target
-    reward: Reward
     contexts: PromptStream
     notes: list[str] = field(default_factory=list)
 
@@ -82,10 +80,10 @@ class Evaluator:
         prior = replace(prior, log_policy=log_policy)
         metrics = evaluate(
             samples,
-            self.target.log_score(samples),
+            self.target.log_unnormalised(samples),
             beta=self.config.beta,
             prior_samples=prior,
-            prior_log_target=self.target.log_score(prior),
+            prior_log_target=self.target.log_unnormalised(prior),
             contexts=len(self.contexts.contexts),
             ess_floor=settings.ess_floor,
             confidence=settings.confidence,
@@ -112,9 +110,7 @@ class Evaluator:
         """What gives the exact values; None where the prior is not enumerable."""
         if not isinstance(self.config.model, EnumerableModelConfig):
             return None
-        return ExactEvaluator(
-            self.config, self.policy, self.target, self.reward, self.contexts.contexts
-        )
+        return ExactEvaluator(self.config, self.policy, self.target, self.contexts.contexts)
 
     @property
     def plan(self) -> Plan:
@@ -158,5 +154,4 @@ class Evaluator:
                 f"model {self.config.model.name}: the policy's log-probabilities are not finite; "
                 "use model.dtype=float32, or a policy trained with a smaller optim.lr"
             )
-        reward = score(self.reward, samples.texts, samples.contexts, update=update)
-        return samples.with_reward(reward.to(samples.lengths.device))
+        return scored(samples, self.target.scorers, update=update)

@@ -20,8 +20,7 @@ from klvi.models.memory import out_of_memory
 from klvi.models.policy import Policy
 from klvi.models.scoring import token_entropy
 from klvi.objectives.base import Objective, Prediction, Signals, Statistics, Totals
-from klvi.rewards.base import Reward
-from klvi.rewards.scoring import score
+from klvi.rewards.scoring import scored
 from klvi.samplers.ancestral import Pass, draw, log_policy_of, passes, rescore
 from klvi.samples import Samples
 from klvi.targets.base import Target
@@ -70,7 +69,6 @@ class Loop:
     policy: Policy
     objective: Objective
     target: Target
-    reward: Reward
     contexts: PromptStream
     optimisation: Optimisation
     on_update: list[Callable[[Record], None]] = field(default_factory=list)
@@ -104,13 +102,13 @@ class Loop:
         generator = self._generator(self.update + 1)
         samples = self.score(self.roll_out(generator))
         self._probe = samples.select(torch.arange(min(PROBED, len(samples))))
-        share = self.evidence_share(self.update)
-        if share != self.evidence_share(self.update - 1):
-            self.objective.retarget()
-        log_target = self.target.log_score(samples, share)
-        weighed = samples.with_reward(share * samples.reward)
+        share = self.annealed_share(self.update)
+        if share != self.annealed_share(self.update - 1):
+            self.objective.reset()
+        target = self.target.tempered(share)
+        log_target = target.log_unnormalised(samples)
         with self.timed("update"), out_of_memory("updating"):
-            signals, statistics = self.objective.signals(weighed, log_target)
+            signals, statistics = self.objective.signals(samples, target, log_target)
             self._renew_proposal(samples, log_target)
             if signals:
                 statistics |= self.learn(samples, signals, generator)
@@ -127,11 +125,11 @@ class Loop:
             hook()
         return record
 
-    def evidence_share(self, update: int) -> float:
-        """The weight of the reward after `update` updates, 1 when annealing is over.
+    def annealed_share(self, update: int) -> float:
+        """How far the target is tempered after `update` updates: 1 when annealing is over.
 
-        Where the reward has several far modes, a policy that is sent to the target at once settles
-        in the first it finds; one that follows p ∝ π0·evidence^share keeps the others alive.
+        Where the target has several far modes, a policy that is sent to it at once settles in the
+        first it finds; one that follows the tempered targets keeps the others alive.
         """
         steps = self.config.anneal * self.config.updates
         return 1.0 if update + 1 >= steps else (update + 1) / steps
@@ -146,7 +144,7 @@ class Loop:
         others = self.objective.prior_rows(len(contexts))
         if not others:
             return self._complete(contexts, self.proposal, generator)
-        for_policy, for_prior = dealt(contexts, others)
+        for_policy, for_prior = split_evenly(contexts, others)
         samples = self._complete(for_policy, self.proposal, generator)
         from_prior = self._complete(for_prior, self.policy.zero_adapter(), generator)
         budget = self.config.rollout.micro_batch_tokens
@@ -175,10 +173,9 @@ class Loop:
         return samples
 
     def score(self, samples: Samples) -> Samples:
-        """The samples with their rewards."""
+        """The samples with the scores that the target is made of."""
         with self.timed("reward"):
-            reward = score(self.reward, samples.texts, samples.contexts, update=self.update + 1)
-        return samples.with_reward(reward.to(samples.lengths.device))
+            return scored(samples, self.target.scorers, update=self.update + 1)
 
     def learn(self, samples: Samples, signals: Signals, generator: torch.Generator) -> Statistics:
         """All passes over one rollout; returns the mean of each statistic over minibatches."""
@@ -297,7 +294,7 @@ class Loop:
             "objective/entropy": -samples.log_policy_sequence.mean().item(),
             "objective/scores": samples.reward.mean().item(),
             **statistics,
-            **({"anneal/evidence_share": share} if self.config.anneal else {}),
+            **({"anneal/share": share} if self.config.anneal else {}),
             "val/num_eos_tokens": int(samples.ended.sum()),
             "lr": self.optimisation.lr,
             "tokens_per_second": tokens / elapsed,
@@ -305,7 +302,7 @@ class Loop:
         return record | {f"time/{stage}": value for stage, value in self._timings.items()}
 
 
-def dealt(contexts: list[T], others: int) -> tuple[list[T], list[T]]:
+def split_evenly(contexts: list[T], others: int) -> tuple[list[T], list[T]]:
     """The contexts parted in two, `others` of them, evenly spread, in the second part."""
     count = len(contexts)
     second = [(row + 1) * others // count > row * others // count for row in range(count)]

@@ -104,8 +104,7 @@ def assemble_evaluator(config: MeasureConfig, *, adapted: bool) -> Evaluator:
     evaluator = Evaluator(
         config=config,
         policy=policy,
-        target=build_target(config.target, config.beta),
-        reward=reward,
+        target=build_target(config.target, reward, config.beta),
         contexts=contexts,
         notes=_notes(policy, loaded),
     )
@@ -175,7 +174,7 @@ def assemble_loop(config: TrainConfig, evaluator: Evaluator) -> Loop:
     measured = evaluator.config
     config = config.model_copy(update={"model": measured.model, "rollout": measured.rollout})
     config = choose(config, facts_of(evaluator.policy.prior), config.rollout.max_new_tokens)
-    objective = build_objective(config.objective, config.beta)
+    objective = build_objective(config.objective)
     if objective.needs_values:
         evaluator.policy.add_value_head()
     return Loop(
@@ -183,7 +182,6 @@ def assemble_loop(config: TrainConfig, evaluator: Evaluator) -> Loop:
         policy=evaluator.policy,
         objective=objective,
         target=evaluator.target,
-        reward=evaluator.reward,
         contexts=evaluator.contexts,
         optimisation=Optimisation(evaluator.policy, config.optim, config.updates),
     )
@@ -319,8 +317,8 @@ class Run:
         if evaluation.warning:
             self.output.print(warning(f"update {update}: {evaluation.warning}"))
         if update == 0:
-            reward = evaluation.samples.reward
-            unmet = unmet_reward(reward, self.evaluator.target.log_evidence(reward))
+            samples = evaluation.samples
+            unmet = unmet_reward(samples.reward, self.evaluator.target.log_potential(samples))
             if unmet:
                 self.output.print(warning(unmet))
         return evaluation.samples

@@ -20,10 +20,10 @@ CONSTANT, FAR = 1e-9, 0.05
 
 def negative_controls(space: Space) -> Iterator[Claim]:
     """Where `kl` comes to rest, and where its variants do."""
-    target = space.target()
+    target = space.log_posterior()
     yield _rest(space, "r − β·(log π − log π0), as in kl", "p", target, kl_factor(space, target))
     spread = float(space.reward.std())
-    scaled = space.target(space.beta * spread)
+    scaled = space.at(space.beta * spread).log_posterior()
     yield _rest(
         space,
         "reward divided by its std σ, KL added after",
@@ -74,7 +74,7 @@ def _rest(
 ) -> Claim:
     """Training by `factor` rests at `log_policy`, and not at the target unless that is the same."""
     spread = float(factor.std())
-    away = float(log_policy.exp() @ (log_policy - space.target()))
+    away = float(log_policy.exp() @ (log_policy - space.log_posterior()))
     measured = f"there f varies by {spread:.0e}"
     if factor_at_target is None:
         return Claim(SECTION, name, f"rests at {place}", measured, spread <= CONSTANT)

@@ -10,7 +10,6 @@ from torch import Tensor
 from klvi.metrics.frontier import frontier_violation
 from klvi.metrics.measurement import Measurement
 from klvi.targets.constraint import Constraint
-from klvi.targets.posterior import Posterior
 from klvi.verification.claim import Claim
 from klvi.verification.space import Space
 
@@ -56,12 +55,12 @@ def _objective(space: Space, policies: Mapping[str, Tensor]) -> Claim:
 
 
 def _folded_reward(space: Space) -> Claim:
-    spread = space.exact(space.target())["eval/folded_reward_std"]
+    spread = space.exact(space.log_posterior())["eval/folded_reward_std"]
     return _zero("std of r + β·(log π0 − log π) at p", "= 0", [spread], tolerance=1e-7)
 
 
 def _folded_variance(space: Space, policies: Mapping[str, Tensor]) -> Claim:
-    log_target, errors = space.target(), []
+    log_target, errors = space.log_posterior(), []
     for log_policy in policies.values():
         ratio, policy = log_policy - log_target, log_policy.exp()
         variance = float(policy @ (ratio - policy @ ratio) ** 2)
@@ -74,7 +73,7 @@ def _posterior(space: Space) -> Claim:
     errors, distances = [], []
     for factor in BETAS:
         beta = factor * space.beta
-        found = space.exact(space.log_prior, Posterior(beta))
+        found = space.at(beta).exact(space.log_prior)
         known = found["target/reward"] / beta - found["eval/log_z"]
         errors.append(found["target/kl_prior"] - known)
         distances.append(found["target/kl_prior"])
@@ -83,18 +82,17 @@ def _posterior(space: Space) -> Claim:
     return Claim(SECTION, claim.name, claim.theory, claim.measured, passed=claim.passed and rising)
 
 
-def _binary(space: Space) -> tuple[Tensor, float]:
-    """The constraint that the reward is above its prior mean `(S,)`, and its base rate."""
+def _binary(space: Space) -> tuple[Space, Constraint, float]:
+    """The space with reward 1 above its prior mean and 0 below, its constraint and base rate."""
     prior = space.log_prior.exp()
     binary = (space.reward > prior @ space.reward).double()
-    return binary, float(prior @ binary)
+    constraint = Constraint(space.target.reward, 0.5, space.beta)
+    return space.rewarded(binary), constraint, float(prior @ binary)
 
 
 def _binary_limit(space: Space) -> Claim:
-    binary, rate = _binary(space)
-    posterior = Posterior(space.beta)
-    log_posterior = space.normalised(space.log_prior + space.evidence(posterior, binary))
-    found = space.exact(log_posterior, Constraint(0.5, space.beta), binary)
+    binary, constraint, rate = _binary(space)
+    found = binary.exact(binary.log_posterior(), constraint)
     known = (1 - rate) / (1 - rate + rate * math.exp(1 / space.beta))
     return _zero(
         "TV from a 0/1 reward's posterior to its constraint",
@@ -104,8 +102,8 @@ def _binary_limit(space: Space) -> Claim:
 
 
 def _base_rate(space: Space) -> Claim:
-    binary, rate = _binary(space)
-    found = space.exact(space.log_prior, Constraint(0.5, space.beta), binary)
+    binary, constraint, rate = _binary(space)
+    found = binary.exact(space.log_prior, constraint)
     return _zero(
         "KL(p‖π0) of that constraint",
         "= −log base rate",
@@ -118,12 +116,12 @@ def _points(space: Space, policies: Mapping[str, Tensor]) -> Iterator[tuple[floa
     for log_policy in policies.values():
         for factor in BETAS:
             beta = factor * space.beta
-            found = space.exact(log_policy, Posterior(beta))
+            found = space.at(beta).exact(log_policy)
             yield found["eval/reward"], beta * (found["eval/kl_prior"] + found["eval/log_z"]), beta
 
 
 def _frontier(space: Space, policies: Mapping[str, Tensor]) -> Claim:
-    every = {"prior": space.log_prior, "posterior": space.target(), **policies}
+    every = {"prior": space.log_prior, "posterior": space.log_posterior(), **policies}
     slack = min(bound - reward for reward, bound, _ in _points(space, every))
     return Claim(
         SECTION,
@@ -136,7 +134,7 @@ def _frontier(space: Space, policies: Mapping[str, Tensor]) -> Claim:
 
 def _doctored(space: Space) -> Claim:
     """The check of a run's evaluations must see a KL that is only half of what it is."""
-    found = space.exact(space.target())
+    found = space.exact(space.log_posterior())
     names = ("eval/reward", "eval/kl_prior", "eval/log_z")
     reward, kl, log_z = (Measurement(found[n], found[n], found[n], 1) for n in names)
     half = Measurement(kl.value / 2, kl.value / 2, kl.value / 2, 1)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from klvi.metrics.exact import Enumeration, exact_metrics
 from klvi.metrics.measurement import Unavailable
+from klvi.samples import Samples
 from klvi.targets.base import Target
 from klvi.targets.posterior import Posterior
 from klvi.training.enumeration import ExactEvaluator
@@ -15,44 +17,61 @@ from klvi.training.enumeration import ExactEvaluator
 
 @dataclass(frozen=True)
 class Space:
-    """All S sequences: `log_prior` and `reward` `(S,)`, float64, nats; `beta` of the posterior."""
+    """All S sequences of a run's prior, scored; `beta` is that of its posterior."""
 
     sequences: Enumeration
-    log_prior: Tensor
-    reward: Tensor
-    beta: float
+    samples: Samples
+    target: Posterior
 
     @staticmethod
     def of(evaluator: ExactEvaluator) -> Space:
         """The space of a run's sequences, with the run's reward."""
-        reward, _ = evaluator.log_target(0)
-        return Space(evaluator.sequences, evaluator.log_prior, reward, evaluator.config.beta)
+        sequences, target = evaluator.sequences, evaluator.target
+        assert isinstance(target, Posterior), "verify takes posteriors alone"
+        first = evaluator.scored(0).select(torch.arange(len(sequences)))
+        return Space(sequences, first, target)
 
-    def target(self, beta: float | None = None) -> Tensor:
-        """`(S,)` log p of the posterior."""
-        return self.normalised(self.log_prior + self.evidence(Posterior(beta or self.beta)))
+    @property
+    def beta(self) -> float:
+        """The posterior's temperature."""
+        return self.target.beta
 
-    def evidence(self, target: Target, reward: Tensor | None = None) -> Tensor:
-        """`(S,)` log P − log π0."""
-        return target.log_evidence(self.reward if reward is None else reward)
+    @property
+    def reward(self) -> Tensor:
+        """`(S,)`, float64."""
+        return self.samples.reward
+
+    @property
+    def log_prior(self) -> Tensor:
+        """`(S,)` log π0(x), nats per sequence, float64."""
+        return self.samples.log_prior_sequence
+
+    def rewarded(self, reward: Tensor) -> Space:
+        """The same sequences with other rewards `(S,)`."""
+        return replace(self, samples=self.samples.with_scores({"reward": reward}))
+
+    def at(self, beta: float) -> Space:
+        """The same sequences with another temperature."""
+        return replace(self, target=replace(self.target, beta=beta))
+
+    def log_posterior(self) -> Tensor:
+        """`(S,)` log p, nats per sequence."""
+        return self.normalised(self.target.log_unnormalised(self.samples))
 
     @staticmethod
-    def normalised(log_score: Tensor) -> Tensor:
+    def normalised(log_unnormalised: Tensor) -> Tensor:
         """`(S,)` log-probabilities from unnormalised ones."""
-        return log_score - log_score.logsumexp(0)
+        return log_unnormalised - log_unnormalised.logsumexp(0)
 
-    def exact(
-        self, log_policy: Tensor, target: Target | None = None, reward: Tensor | None = None
-    ) -> dict[str, float]:
+    def exact(self, log_policy: Tensor, target: Target | None = None) -> dict[str, float]:
         """The exact metrics of a policy `(S,)`, those that are infinite left out."""
-        reward = self.reward if reward is None else reward
-        target = target or Posterior(self.beta)
+        target = target or self.target
         found = exact_metrics(
             self.sequences,
             log_policy,
             self.log_prior,
-            self.log_prior + self.evidence(target, reward),
-            reward,
+            target.log_unnormalised(self.samples),
+            self.reward,
             beta=target.beta,
             n=len(self.sequences),
         )

@@ -39,9 +39,9 @@ PRIOR = random_toy(1)
 BINARY = (SPACE.tokens[:, :2] == torch.tensor([2, 1])).all(1).double()
 
 
-def moved(share: float, log_evidence: Tensor) -> Toy:
+def moved(share: float, log_potential: Tensor) -> Toy:
     """The prior (0), half-way to the target, or near it (1) with a disturbance."""
-    policy = between(PRIOR, condition(PRIOR, log_evidence.clamp_min(-8.0), SPACE), share)
+    policy = between(PRIOR, condition(PRIOR, log_potential.clamp_min(-8.0), SPACE), share)
     noise = random_toy(77, 0.1 if share == 1 else 0.0)
     return Toy([a + b for a, b in zip(policy.logits, noise.logits, strict=True)])
 
@@ -86,8 +86,8 @@ class Case:
 
     def problem(self) -> Problem:
         reward = graded_reward(SPACE) if self.target == "posterior" else BINARY
-        log_evidence = reward / self.beta if self.target == "posterior" else BINARY.log()
-        return problem(moved(self.share, log_evidence), PRIOR, reward, log_evidence)
+        log_potential = reward / self.beta if self.target == "posterior" else BINARY.log()
+        return problem(moved(self.share, log_potential), PRIOR, reward, log_potential)
 
 
 CASES = [

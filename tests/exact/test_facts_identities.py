@@ -32,8 +32,8 @@ def number(value: float | Unavailable) -> float:
     return value
 
 
-def exact(policy: Toy, log_evidence: Tensor, beta: float, reward: Tensor = REWARD):
-    return problem(policy, PRIOR, reward, log_evidence).exact(beta)
+def exact(policy: Toy, log_potential: Tensor, beta: float, reward: Tensor = REWARD):
+    return problem(policy, PRIOR, reward, log_potential).exact(beta)
 
 
 def posterior(beta: float, reward: Tensor = REWARD) -> Toy:

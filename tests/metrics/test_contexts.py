@@ -118,7 +118,7 @@ def test_one_context_of_several_is_no_sample_of_them() -> None:
 
 def test_what_never_varied_may_do_so_in_contexts_that_were_not_measured() -> None:
     samples, log_target = drawn(list(range(MEASURED)), torch.Generator().manual_seed(0), False)
-    samples = replace(samples, reward=torch.ones(len(samples)).double())
+    samples = samples.with_scores({"reward": torch.ones(len(samples)).double()})
 
     def low(contexts: int | None) -> float:
         found = evaluate(samples, log_target, beta=BETA, contexts=contexts)["eval/reward"]

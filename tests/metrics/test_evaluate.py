@@ -65,13 +65,12 @@ def made(
         log_policy=log_prior + noise,
         log_prior=log_prior,
         texts=[""] * count,
-        reward=torch.rand(count, generator=generator),
+        scores={"reward": torch.rand(count, generator=generator)},
     )
 
 
 def log_target(samples: Samples) -> Tensor:
-    reward = samples.reward if samples.reward.dim() == 1 else samples.reward.mean(1)
-    return samples.log_prior_sequence + reward / BETA
+    return samples.log_prior_sequence + samples.reward / BETA
 
 
 def measure(samples: Samples, prior: Samples | None = None, **settings):
@@ -133,20 +132,12 @@ def test_the_end_token_counts_in_length_and_not_in_repetition():
     assert found["eval/duplicates"].value == 0.5
 
 
-def test_a_reward_of_several_scorers_is_averaged_over_them():
-    samples = made(32)
-    scorers = torch.stack([samples.reward, samples.reward + 2], 1)
-    several = measure(replace(samples, reward=scorers), log_target=log_target(samples))
-    one = measure(samples)
-    assert several["eval/reward"].value == pytest.approx(one["eval/reward"].value + 1)
-
-
 @pytest.mark.parametrize(
     ("reward", "low", "high"),
     [(1.0, 0.98, 1.0), (0.0, -0.02, 0.02), (-3.0, -3.0, -2.94)],
 )
 def test_a_reward_that_never_varied_keeps_an_interval(reward, low, high):
-    samples = replace(made(200), reward=torch.full((200,), reward))
+    samples = made(200).with_scores({"reward": torch.full((200,), reward)})
     found = measure(samples)["eval/reward"]
     assert found.low == pytest.approx(low, abs=2e-3)
     assert found.high == pytest.approx(high, abs=2e-2)
@@ -154,8 +145,8 @@ def test_a_reward_that_never_varied_keeps_an_interval(reward, low, high):
 
 
 def test_the_range_of_a_reward_is_known_from_the_prior_too():
-    samples = replace(made(200), reward=torch.full((200,), 1.0))
-    prior = replace(made(200, seed=1), reward=(torch.arange(200) % 2) * 6.0 - 5.0)
+    samples = made(200).with_scores({"reward": torch.full((200,), 1.0)})
+    prior = made(200, seed=1).with_scores({"reward": (torch.arange(200) % 2) * 6.0 - 5.0})
     found = measure(samples, prior)["eval/reward"]
     assert found.high == 1.0
     assert found.low == pytest.approx(1 - 6 * 0.0188, abs=5e-3)
@@ -225,9 +216,9 @@ def test_below_the_floor_importance_sampling_is_refused_with_the_size():
 
 def test_samples_that_the_target_does_not_tell_apart_say_nothing():
     samples, prior = made(100, shift=0.0), made(100, seed=1, shift=0.0)
-    same = [replace(part, reward=torch.zeros(100)) for part in (samples, prior)]
+    same = [part.with_scores({"reward": torch.zeros(100)}) for part in (samples, prior)]
     found = measure(*same)
-    reason = "all 200 samples have the same evidence: what the target prefers was not seen"
+    reason = "all 200 samples have the same potential: what the target prefers was not seen"
     assert {name for name, metric in found.items() if metric == Unavailable(reason)} == NEEDS_Z | {
         "eval/elbo",
         "eval/log_z_lower",

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support import made_samples, train_config
+from support import LetterReward, made_samples, train_config
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -13,10 +13,13 @@ from klvi.contexts import contexts_of
 from klvi.objectives import GDC, Prediction, Signals, Totals, build_objective
 from klvi.objectives.gdc import RunningMean, effective_sample_size
 from klvi.samples import Samples
+from klvi.targets import Posterior
+
+TARGET = Posterior(LetterReward(), 0.1)
 
 
 def made_gdc(**options: object) -> GDC:
-    objective = build_objective(train_config(objective={"name": "gdc", **options}).objective, 0.1)
+    objective = build_objective(train_config(objective={"name": "gdc", **options}).objective)
     assert isinstance(objective, GDC)
     return objective
 
@@ -66,7 +69,7 @@ def test_effective_sample_size() -> None:
 
 def test_weights_are_relative_to_the_mean_of_the_others() -> None:
     samples = made_samples([2, 3, 4, 1])
-    signals, statistics = made_gdc().signals(samples, samples.log_prior_sequence)
+    signals, statistics = made_gdc().signals(samples, TARGET, samples.log_prior_sequence)
     weights = (samples.log_prior_sequence - samples.log_policy_sequence).exp()
     expected = torch.minimum(3 * weights / (weights.sum() - weights), torch.tensor(3.0))
     assert_close(signals["weights"], expected)
@@ -77,12 +80,12 @@ def test_weights_are_relative_to_the_mean_of_the_others() -> None:
 def test_a_sample_without_another_of_its_context_says_nothing() -> None:
     samples = replace(made_samples([2, 3, 4, 1]), contexts=contexts_of(["a", "b", "b", "c"]))
     objective = made_gdc()
-    signals, _ = objective.signals(samples, samples.log_prior_sequence)
+    signals, _ = objective.signals(samples, TARGET, samples.log_prior_sequence)
     gradient = gradient_of(objective, samples, signals)
     assert (gradient[[0, 3]] == 0).all()
     assert (gradient[[1, 2], 0] != 0).any()
     # A second rollout is judged by the first.
-    signals, _ = objective.signals(samples, samples.log_prior_sequence - 1.0)
+    signals, _ = objective.signals(samples, TARGET, samples.log_prior_sequence - 1.0)
     assert (gradient_of(objective, samples, signals)[[0, 3], 0] != 0).all()
 
 
@@ -97,10 +100,10 @@ def test_at_the_target_the_gradient_is_exactly_zero(options: dict[str, object]) 
     objective = made_gdc(**options)
     for constant in (7.0, 7.0):
         log_target = samples.log_policy_sequence + noise.double().sum(1) + constant
-        signals, _ = objective.signals(samples, log_target)
+        signals, _ = objective.signals(samples, TARGET, log_target)
         assert (gradient_of(objective, samples, signals, -noise) == 0).all()
     far, _ = made_gdc(**options).signals(
-        samples, log_target + torch.randn(40, generator=generator).double()
+        samples, TARGET, log_target + torch.randn(40, generator=generator).double()
     )
     assert (gradient_of(objective, samples, far) != 0).any()
 
@@ -120,7 +123,9 @@ def gradient_of(
 def test_a_weight_is_divided_by_the_density_of_what_drew() -> None:
     samples = made_samples([2, 3, 4, 1])
     drawn = samples.log_policy_sequence + torch.tensor([0.3, -0.2, 0.1, 0.0]).double()
-    signals, _ = made_gdc().signals(replace(samples, log_density=drawn), samples.log_prior_sequence)
+    signals, _ = made_gdc().signals(
+        replace(samples, log_density=drawn), TARGET, samples.log_prior_sequence
+    )
     weights = (samples.log_prior_sequence - drawn).exp()
     expected = torch.minimum(3 * weights / (weights.sum() - weights), torch.tensor(3.0))
     assert_close(signals["weights"], expected)
@@ -130,7 +135,7 @@ def test_shares_of_a_mixture_are_those_of_the_context() -> None:
     """Of context a two of four samples come from the prior, of b none."""
     samples = replace(made_samples([2] * 6), contexts=contexts_of(list("aabbaa")))
     signals, _ = made_gdc(proposal="mixture", prior_share=0.35).signals(
-        samples, samples.log_prior_sequence
+        samples, TARGET, samples.log_prior_sequence
     )
     policy, prior = samples.log_policy_sequence.exp(), samples.log_prior_sequence.exp()
     expected = torch.where(torch.tensor([1, 1, 0, 0, 1, 1]) == 1, (policy + prior) / 2, policy)
@@ -140,7 +145,7 @@ def test_shares_of_a_mixture_are_those_of_the_context() -> None:
 def test_a_rollout_without_any_weight_teaches_nothing_and_is_reported() -> None:
     samples = made_samples([2, 3])
     never = torch.full((2,), -math.inf)
-    signals, statistics = made_gdc().signals(samples, never)
+    signals, statistics = made_gdc().signals(samples, TARGET, never)
     assert signals == {}
     assert statistics == {"gdc/log_z": -math.inf, "gdc/ess": 0.0, "gdc/zero_weights": 1.0}
 
@@ -150,7 +155,7 @@ def test_a_prompt_without_weight_does_not_move_the_policy() -> None:
     log_target = samples.log_policy_sequence.clone()
     log_target[2:] = -math.inf
     objective = made_gdc()
-    signals, _ = objective.signals(samples, log_target)
+    signals, _ = objective.signals(samples, TARGET, log_target)
     log_policy = samples.log_policy.clone().requires_grad_()
     prediction = Prediction(log_policy, None, samples.mask)
     loss, _ = objective.loss(prediction, samples, signals, Totals(4, 8))
@@ -165,7 +170,7 @@ def test_the_baseline_takes_out_the_mean() -> None:
     for baseline, expected in ((True, 0.0), (False, -1.0)):
         objective = made_gdc(baseline=baseline)
         # The target is the policy: every weight is 1.
-        signals, _ = objective.signals(samples, samples.log_policy_sequence)
+        signals, _ = objective.signals(samples, TARGET, samples.log_policy_sequence)
         log_policy = samples.log_policy.clone().requires_grad_()
         prediction = Prediction(log_policy, None, samples.mask)
         loss, _ = objective.loss(prediction, samples, signals, Totals(3, 9))
@@ -178,7 +183,7 @@ def test_a_mixture_weighs_every_sample_by_both_of_its_parts() -> None:
     samples = made_samples([2, 3, 4, 1])
     objective = made_gdc(proposal="mixture", prior_share=0.25)
     assert [objective.prior_rows(count) for count in (4, 3, 8)] == [1, 0, 2]
-    signals, statistics = objective.signals(samples, samples.log_prior_sequence)
+    signals, statistics = objective.signals(samples, TARGET, samples.log_prior_sequence)
     policy, prior = samples.log_policy_sequence.exp(), samples.log_prior_sequence.exp()
     proposal = 0.75 * policy + 0.25 * prior
     assert_close(signals["log_proposal"].exp(), proposal)
@@ -195,7 +200,7 @@ def test_a_mixture_weighs_every_sample_by_both_of_its_parts() -> None:
 
 def test_a_rollout_too_small_for_a_mixture_is_the_policys_own() -> None:
     samples = made_samples([2])
-    signals, _ = made_gdc(proposal="mixture").signals(samples, samples.log_prior_sequence)
+    signals, _ = made_gdc(proposal="mixture").signals(samples, TARGET, samples.log_prior_sequence)
     assert_close(signals["log_proposal"], samples.log_policy_sequence)
 
 
@@ -228,7 +233,7 @@ def test_without_any_weight_the_proposal_stays() -> None:
 def test_its_state_survives() -> None:
     samples = made_samples([3] * 8)
     objective = made_gdc(proposal="adaptive")
-    objective.signals(samples, samples.log_prior_sequence)
+    objective.signals(samples, TARGET, samples.log_prior_sequence)
     objective.refresh_proposal(samples, samples.log_prior_sequence, samples.log_policy_sequence - 1)
     other = made_gdc(proposal="adaptive")
     other.load_state_dict(objective.state_dict())

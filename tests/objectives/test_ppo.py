@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support import made_samples, train_config
+from support import LetterReward, made_samples, train_config
 from torch import Tensor
 from torch.testing import assert_close
 
 from klvi.config.schema import KLObjective
-from klvi.objectives import PPO, Prediction, Totals, build_objective
+from klvi.objectives import PPO, Prediction, Signals, Totals, build_objective
 from klvi.objectives.ppo import (
     clipped_policy_loss,
     clipped_value_loss,
@@ -18,6 +18,10 @@ from klvi.objectives.ppo import (
     renewed_penalty,
     whiten,
 )
+from klvi.samples import Samples
+from klvi.targets import Posterior, Target
+
+TARGET = Posterior(LetterReward(), 0.3)
 
 
 def test_rewards_add_up_to_the_folded_reward() -> None:
@@ -81,18 +85,28 @@ def test_value_loss_is_the_worse_of_plain_and_clipped() -> None:
     assert_close(clipped, torch.tensor(0.5 * 0.8**2))
 
 
-def test_rl_has_no_penalty_and_kl_has_beta() -> None:
-    rl = build_objective(train_config(objective={"name": "rl"}).objective, beta=0.3)
-    kl = build_objective(train_config(objective={"name": "kl"}).objective, beta=0.3)
-    assert isinstance(rl, PPO)
-    assert isinstance(kl, PPO)
-    assert (rl.beta, kl.beta) == (0.0, 0.3)
+def test_kl_aims_at_the_targets_potential_and_rl_at_the_reward() -> None:
+    samples = made_samples([2, 3, 4])
+    other = samples.with_scores({"reward": torch.tensor([0.3, -0.2, 0.9])})
+    half = TARGET.tempered(0.5)
+
+    def found(objective: str, samples: Samples, target: Target) -> Signals:
+        built = build_objective(train_config(objective={"name": objective}).objective)
+        return built.signals(samples, target, target.log_unnormalised(samples))[0]
+
+    kl = found("kl", other, half)
+    halved = found("kl", other.with_scores({"reward": other.reward / 2}), TARGET)
+    assert_close(kl, halved)
+    assert kl["beta"].tolist() == [[0.3]] * 3
+    rl = found("rl", other, half)
+    assert_close(rl, found("rl", other, Posterior(LetterReward(), 5.0)))
+    assert rl["beta"].tolist() == [[0.0]] * 3
 
 
 def test_a_loss_in_parts_is_the_loss_of_the_whole() -> None:
     samples = made_samples([1, 3, 5, 2])
-    objective = build_objective(train_config(objective={"name": "kl"}).objective, beta=0.3)
-    signals, _ = objective.signals(samples, samples.log_prior_sequence)
+    objective = build_objective(train_config(objective={"name": "kl"}).objective)
+    signals, _ = objective.signals(samples, TARGET, samples.log_prior_sequence)
     totals = Totals(4, int(samples.lengths.sum()))
 
     def loss(rows: list[int]) -> tuple[Tensor, dict[str, float]]:
@@ -113,20 +127,24 @@ def test_a_loss_in_parts_is_the_loss_of_the_whole() -> None:
 
 def test_passes_stop_at_the_kl_limit() -> None:
     config = train_config(objective={"name": "kl", "kl_stop": 0.01}).objective
-    objective = build_objective(config, beta=0.3)
+    objective = build_objective(config)
     assert objective.stop_early({"policy/approxkl_avg": 0.02})
     assert not objective.stop_early({"policy/approxkl_avg": 0.005})
-    without = build_objective(train_config().objective, beta=0.3)
+    without = build_objective(train_config().objective)
     assert not without.stop_early({"policy/approxkl_avg": 1e9})
 
 
 def test_a_renewed_penalty_is_that_of_the_present_policy() -> None:
     """The advantage of a later pass is what a rollout of the policy's present weights gives."""
     samples = made_samples([1, 3, 4])
-    objective = build_objective(train_config(objective={"name": "kl"}).objective, beta=0.3)
-    signals, _ = objective.signals(samples, samples.log_prior_sequence)
+    objective = build_objective(train_config(objective={"name": "kl"}).objective)
+    signals, _ = objective.signals(samples, TARGET, samples.log_prior_sequence)
     moved = samples.log_policy + 0.2 * samples.mask
-    present, _ = objective.signals(replace(samples, log_policy=moved), samples.log_prior_sequence)
+    present, _ = objective.signals(
+        replace(samples, log_policy=moved),
+        TARGET,
+        samples.log_prior_sequence,
+    )
     found = renewed_penalty(signals["advantages"], moved, samples.log_policy, samples.mask, 0.3)
     assert_close(found, present["advantages"], atol=1e-5, rtol=0)
     assert not torch.allclose(found, signals["advantages"])
@@ -144,8 +162,8 @@ def test_the_first_pass_is_plain_ppo() -> None:
 def test_later_passes_renew_the_penalty_where_asked(renew: bool) -> None:
     samples = made_samples([2, 3])
     settings = {"name": "kl", "renew_penalty": renew, "clip": 10.0}
-    objective = build_objective(train_config(objective=settings).objective, beta=0.3)
-    signals, _ = objective.signals(samples, samples.log_prior_sequence)
+    objective = build_objective(train_config(objective=settings).objective)
+    signals, _ = objective.signals(samples, TARGET, samples.log_prior_sequence)
     moved = (samples.log_policy + 0.1 * samples.mask).requires_grad_()
     assert samples.values is not None
     prediction = Prediction(moved, samples.values, samples.mask)
@@ -166,11 +184,16 @@ def test_the_offset_and_the_scale_of_rewards_change_nothing_that_is_learned(
     reward = torch.tensor([0.0, 10.0, 25.0]).double()
     found = []
     for f, c in ((1.0, 0.0), (factor, shift)):
-        ppo = PPO("kl", KLObjective(name="kl"), beta=0.5 * f)
-        signals, _ = ppo.signals(samples.with_reward(f * reward + c), torch.zeros(3))
-        restored = PPO("kl", KLObjective(name="kl"), beta=0.5 * f)
+        target = Posterior(LetterReward(), 0.5 * f)
+        ppo = PPO("kl", KLObjective(name="kl"), penalised=True)
+        signals, _ = ppo.signals(
+            samples.with_scores({"reward": f * reward + c}), target, torch.zeros(3)
+        )
+        restored = PPO("kl", KLObjective(name="kl"), penalised=True)
         restored.load_state_dict(ppo.state_dict())
-        later, _ = restored.signals(samples.with_reward(f * reward + f + c), torch.zeros(3))
+        later, _ = restored.signals(
+            samples.with_scores({"reward": f * reward + f + c}), target, torch.zeros(3)
+        )
         found.append((signals["advantages"], later["advantages"]))
     assert_close(found[0], found[1])
     assert found[0][0].abs().max() < 3

@@ -4,11 +4,14 @@ import math
 
 import pytest
 import torch
+from support import LetterReward
 
 from klvi.config import schema
 from klvi.contexts import contexts_of
 from klvi.samples import Samples
 from klvi.targets import Constraint, Posterior, build_target
+
+REWARD = LetterReward()
 
 
 @pytest.fixture
@@ -23,7 +26,7 @@ def reward():
 
 
 def distribution(target, log_prior, reward):
-    return (log_prior + target.log_evidence(reward)).softmax(0)
+    return target.log_unnormalised(samples(log_prior, reward)).softmax(0)
 
 
 def samples(log_prior, reward):
@@ -39,24 +42,24 @@ def samples(log_prior, reward):
         log_policy=torch.zeros(n, 2),
         log_prior=whole,
         texts=[""] * n,
-        reward=reward,
+        scores={"reward": reward},
     )
 
 
 def test_a_constant_added_to_the_reward_changes_nothing(log_prior, reward):
-    p, shifted = (distribution(Posterior(0.3), log_prior, r) for r in (reward, reward + 5))
+    p, shifted = (distribution(Posterior(REWARD, 0.3), log_prior, r) for r in (reward, reward + 5))
     torch.testing.assert_close(p, shifted)
 
 
 def test_scaling_reward_and_beta_together_changes_nothing(log_prior, reward):
-    p = distribution(Posterior(0.3), log_prior, reward)
-    torch.testing.assert_close(p, distribution(Posterior(0.9), log_prior, 3 * reward))
-    assert not torch.allclose(p, distribution(Posterior(0.3), log_prior, 3 * reward))
+    p = distribution(Posterior(REWARD, 0.3), log_prior, reward)
+    torch.testing.assert_close(p, distribution(Posterior(REWARD, 0.9), log_prior, 3 * reward))
+    assert not torch.allclose(p, distribution(Posterior(REWARD, 0.3), log_prior, 3 * reward))
 
 
 def test_the_posterior_maximises_expected_reward_minus_beta_kl(log_prior, reward):
     beta = 0.4
-    p = distribution(Posterior(beta), log_prior, reward)
+    p = distribution(Posterior(REWARD, beta), log_prior, reward)
     optimum = beta * (log_prior + reward / beta).logsumexp(0)
     noise = torch.randn(20, 50, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     for policy in [p, *(p.log() + 0.1 * noise).softmax(1)]:
@@ -66,7 +69,7 @@ def test_the_posterior_maximises_expected_reward_minus_beta_kl(log_prior, reward
 
 
 def test_the_constraint_is_the_conditioned_prior(log_prior, reward):
-    p = distribution(Constraint(0.5, 0.1), log_prior, reward)
+    p = distribution(Constraint(REWARD, 0.5, 0.1), log_prior, reward)
     meets = reward >= 0.5
     z = log_prior.exp()[meets].sum()
     torch.testing.assert_close(p, log_prior.exp() * meets / z)
@@ -75,28 +78,54 @@ def test_the_constraint_is_the_conditioned_prior(log_prior, reward):
 
 
 def test_the_threshold_itself_meets_the_constraint():
-    evidence = Constraint(0.5, 0.1).log_evidence(torch.tensor([0.4999, 0.5, 0.5001]))
-    assert evidence.tolist() == [-math.inf, 0.0, 0.0]
+    scored = samples(torch.zeros(3), torch.tensor([0.4999, 0.5, 0.5001]))
+    assert Constraint(REWARD, 0.5, 0.1).log_potential(scored).tolist() == [-math.inf, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("beta", [1.0, 0.3, 0.1, 0.01])
 def test_the_posterior_of_a_binary_reward_tends_to_the_constraint(log_prior, reward, beta):
     binary = (reward >= 0.5).double()
-    soft = distribution(Posterior(beta), log_prior, binary)
-    hard = distribution(Constraint(0.5, beta), log_prior, binary)
+    soft = distribution(Posterior(REWARD, beta), log_prior, binary)
+    hard = distribution(Constraint(REWARD, 0.5, beta), log_prior, binary)
     z = (log_prior.exp() @ binary).item()
     expected = (1 - z) / (1 - z + z * math.exp(1 / beta))
     assert (soft - hard).abs().sum().item() / 2 == pytest.approx(expected, rel=1e-9, abs=1e-14)
 
 
-@pytest.mark.parametrize("target", [Posterior(0.3), Constraint(0.5, 0.3)])
-def test_log_score_sums_the_tokens_and_adds_the_evidence(target, log_prior, reward):
-    score = target.log_score(samples(log_prior, reward))
-    torch.testing.assert_close(score, log_prior + target.log_evidence(reward))
-    assert score.dtype == torch.float64
+@pytest.mark.parametrize("target", [Posterior(REWARD, 0.3), Constraint(REWARD, 0.5, 0.3)])
+def test_log_p_sums_the_tokens_and_adds_the_potential(target, log_prior, reward):
+    scored = samples(log_prior, reward)
+    log_target = target.log_unnormalised(scored)
+    torch.testing.assert_close(log_target, log_prior + target.log_potential(scored))
+    assert log_target.dtype == torch.float64
+
+
+@pytest.mark.parametrize("target", [Posterior(REWARD, 0.3), Constraint(REWARD, 0.5, 0.3)])
+def test_tempering_leads_from_the_prior_to_the_target(target, log_prior, reward):
+    scored = samples(log_prior, reward)
+    assert target.tempered(0.0).log_potential(scored).tolist() == [0.0] * len(scored)
+    assert target.tempered(1.0) == target
+    half = target.tempered(0.5)
+    torch.testing.assert_close(half.log_potential(scored), 0.5 * target.log_potential(scored))
+    assert (half.beta, half.scorers) == (target.beta, {"reward": REWARD})
+
+
+@pytest.mark.parametrize("target", [Posterior(REWARD, 0.3), Posterior(REWARD, 0.3).tempered(0.5)])
+def test_nothing_is_fitted_or_kept_of_a_posterior(target, log_prior, reward):
+    assert target.fitted(samples(log_prior, reward)) is target
+    assert target.with_state(target.state()) is target
+    with pytest.raises(ValueError, match="keeps no state"):
+        target.with_state({"multiplier": 1.0})
+
+
+def test_scores_are_one_number_a_sample(log_prior, reward):
+    with pytest.raises(ValueError, match=r"score reward: \(50, 2\), not \(50,\)"):
+        samples(log_prior, reward).with_scores({"reward": torch.zeros(50, 2)})
 
 
 def test_built_from_the_configuration():
-    assert build_target(schema.PosteriorTarget(name="posterior"), 0.2) == Posterior(0.2)
+    assert build_target(schema.PosteriorTarget(name="posterior"), REWARD, 0.2) == Posterior(
+        REWARD, 0.2
+    )
     config = schema.ConstraintTarget(name="constraint", threshold=0.7)
-    assert build_target(config, 0.2) == Constraint(0.7, 0.2)
+    assert build_target(config, REWARD, 0.2) == Constraint(REWARD, 0.7, 0.2)

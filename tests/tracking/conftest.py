@@ -39,7 +39,7 @@ def samples():
         log_policy=torch.full((n, 2), -1.5),
         log_prior=torch.full((n, 2), -2.25),
         texts=texts,
-        reward=torch.tensor([1.0, 0.25, 0.0, 0.5]),
+        scores={"reward": torch.tensor([1.0, 0.25, 0.0, 0.5])},
     )
 
 

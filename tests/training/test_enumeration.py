@@ -35,9 +35,8 @@ def config_of(letters: int, length: int, new_tokens: int, **changes: object) -> 
 
 def evaluator_of(config: TrainConfig, reward: LetterReward | None = None) -> ExactEvaluator:
     policy = disturb(Policy(load_prior(config.model), config.lora))
-    return ExactEvaluator(
-        config, policy, build_target(config.target, config.beta), reward or LetterReward()
-    )
+    target = build_target(config.target, reward or LetterReward(), config.beta)
+    return ExactEvaluator(config, policy, target)
 
 
 def by_hand(policy: Policy, letters: int, length: int) -> dict[tuple[int, ...], float]:
@@ -127,8 +126,7 @@ def test_estimates_lie_beside_their_exact_values(policy: Policy, target: dict[st
     evaluator = Evaluator(
         config,
         policy,
-        build_target(config.target, config.beta),
-        LetterReward(),
+        build_target(config.target, LetterReward(), config.beta),
         PromptStream(unprompted(1)),
     )
     found = evaluator.evaluate(0)
@@ -148,10 +146,8 @@ def test_estimates_lie_beside_their_exact_values(policy: Policy, target: dict[st
 def test_other_priors_have_no_exact_values(policy: Policy) -> None:
     settings = {"samples": 64, "prior_samples": 64}
     config = train_config(model={"name": "tiny"}, evaluation=settings)
-    target = build_target(config.target, config.beta)
-    found = Evaluator(config, policy, target, LetterReward(), PromptStream(unprompted(1))).evaluate(
-        0
-    )
+    target = build_target(config.target, LetterReward(), config.beta)
+    found = Evaluator(config, policy, target, PromptStream(unprompted(1))).evaluate(0)
     assert found.exact == {}
 
 

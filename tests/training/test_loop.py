@@ -15,7 +15,8 @@ from klvi.models.policy import Policy
 from klvi.objectives import Signals, Statistics
 from klvi.samplers.ancestral import log_policy_of
 from klvi.samples import Samples
-from klvi.training.loop import Loop, dealt
+from klvi.targets import Target
+from klvi.training.loop import Loop, split_evenly
 from klvi.training.run import assemble_evaluator, assemble_loop
 
 
@@ -28,7 +29,7 @@ def gradients(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Tensor]
     disturb(loop.policy)
     generator = torch.Generator().manual_seed(0)
     samples = loop.score(loop.roll_out(generator))
-    signals, _ = loop.objective.signals(samples, loop.target.log_score(samples))
+    signals, _ = loop.objective.signals(samples, loop.target, loop.target.log_unnormalised(samples))
     monkeypatch.setattr(loop.optimisation, "step", lambda: 1.0)
     statistics = loop.learn_minibatch(list(loop.parts(samples, signals)), entropy=True)
     return [p.grad for p in loop.policy.parameters() if p.grad is not None], statistics
@@ -55,12 +56,12 @@ def test_sequences_that_repeat_count_as_often_as_they_occur(
     assert statistics == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
-def test_the_evidence_grows_to_its_full_weight() -> None:
+def test_annealing_ends_at_the_target_itself() -> None:
     loop = assembled(train_config(updates=10, anneal=0.4))
-    shares = [loop.evidence_share(update) for update in range(10)]
+    shares = [loop.annealed_share(update) for update in range(10)]
     assert shares == pytest.approx([0.25, 0.5, 0.75, *[1.0] * 7])
     plain = assembled(train_config(updates=10))
-    assert {plain.evidence_share(update) for update in range(10)} == {1.0}
+    assert {plain.annealed_share(update) for update in range(10)} == {1.0}
 
 
 @pytest.mark.parametrize("objective", ["kl", "gdc"])
@@ -68,22 +69,22 @@ def test_objectives_see_the_target_of_the_moment(
     objective: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loop = assembled(train_config(objective={"name": objective}, updates=4, anneal=1.0))
-    seen: list[tuple[Samples, Tensor]] = []
+    seen: list[tuple[Samples, Target, Tensor]] = []
     moved: list[int] = []
     signals = loop.objective.signals
 
-    def spy(samples: Samples, log_target: Tensor) -> tuple[Signals, Statistics]:
-        seen.append((samples, log_target))
-        return signals(samples, log_target)
+    def spy(samples: Samples, target: Target, log_target: Tensor) -> tuple[Signals, Statistics]:
+        seen.append((samples, target, log_target))
+        return signals(samples, target, log_target)
 
     monkeypatch.setattr(loop.objective, "signals", spy)
-    monkeypatch.setattr(loop.objective, "retarget", lambda: moved.append(loop.update))
+    monkeypatch.setattr(loop.objective, "reset", lambda: moved.append(loop.update))
     records = [loop.step() for _ in range(4)]
-    assert [record["anneal/evidence_share"] for record in records] == [0.25, 0.5, 0.75, 1.0]
-    for (samples, log_target), record in zip(seen, records, strict=True):
-        share = record["anneal/evidence_share"]
-        assert samples.reward.mean().item() == pytest.approx(share * record["objective/scores"])
-        assert_close(log_target, samples.log_prior_sequence + samples.reward / loop.config.beta)
+    assert [record["anneal/share"] for record in records] == [0.25, 0.5, 0.75, 1.0]
+    for (samples, target, log_target), record in zip(seen, records, strict=True):
+        potential = record["anneal/share"] * samples.reward / loop.config.beta
+        assert_close(target.log_potential(samples), potential)
+        assert_close(log_target, samples.log_prior_sequence + potential)
     assert moved == [0, 1, 2, 3]
 
 
@@ -117,10 +118,10 @@ def test_a_mixtures_rollout_has_its_share_of_the_prior() -> None:
     assert record["objective/kl"] == pytest.approx(log_ratio[:2000].mean().item(), rel=0.2)
 
 
-def test_the_prompts_of_a_mixture_are_dealt_evenly() -> None:
+def test_the_prompts_of_a_mixture_are_split_evenly() -> None:
     prompts = [str(row) for row in range(10)]
-    assert dealt(prompts, 5) == (prompts[::2], prompts[1::2])
-    policy, prior = dealt(prompts, 3)
+    assert split_evenly(prompts, 5) == (prompts[::2], prompts[1::2])
+    policy, prior = split_evenly(prompts, 3)
     assert prior == ["3", "6", "9"]
     assert sorted(policy + prior) == prompts
 

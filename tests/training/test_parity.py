@@ -117,9 +117,8 @@ def train_with_klvi(
     loop = SeparateValueLoop(
         config=config,
         policy=policy,
-        objective=build_objective(config.objective, config.beta),
-        target=build_target(config.target, config.beta),
-        reward=LetterReward(),
+        objective=build_objective(config.objective),
+        target=build_target(config.target, LetterReward(), config.beta),
         contexts=PromptStream(contexts_of([""])),
         optimisation=Optimisation(policy, config.optim, config.updates),
     )

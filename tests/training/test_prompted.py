@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,8 @@ class Recorder:
 
 def test_rewards_read_prompt_text_and_columns_that_join(config: TrainConfig) -> None:
     evaluator = assemble_evaluator(config, adapted=False)
-    evaluator.reward = recorder = Recorder()
+    recorder = Recorder()
+    evaluator.target = replace(evaluator.target, reward=recorder)
     samples = evaluator.draw(60, 0, 0)
     prompts = ["<s>hello the", "<s>the cat sat", "hello"]
     assert [c.prompt for _, c in recorder.seen[:3]] == prompts

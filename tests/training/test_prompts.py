@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import LetterReward, disturb, letter_reward, train_config
+from support import LetterReward, disturb, letter_reward, made_samples, train_config
 from torch import Tensor
 
 from klvi.config.groups import Plan, evaluation_plan, samples_per_prompt
@@ -69,9 +69,9 @@ def moved(loop: Loop, updates: int = 2) -> bool:
 def test_a_constant_reward_moves_nothing(prompts: Path, optim: dict[str, object]) -> None:
     config = config_of(prompts, optim=optim, updates=9, objective={**GDC, "epochs": 2})
     loop = assembled(config)
-    loop.reward = Constant()
+    loop.target = replace(loop.target, reward=Constant())
     assert not moved(loop)
-    loop.reward = LetterReward()
+    loop.target = replace(loop.target, reward=LetterReward())
     assert moved(loop, 1)
 
 
@@ -80,7 +80,8 @@ def test_a_sample_a_prompt_says_nothing_in_the_first_pass() -> None:
         Context(row, " ".join("abcd"[row // 4**i % 4] for i in range(5))) for row in range(300)
     ]
     loop = assembled(train_config(objective=GDC, batch_size=300))
-    loop.contexts, loop.reward = PromptStream(prompts), LetterReward()
+    loop.contexts = PromptStream(prompts)
+    loop.target = replace(loop.target, reward=LetterReward())
     assert not moved(loop, 1)
     assert moved(loop, 1)
 
@@ -157,10 +158,10 @@ def test_exact_values_are_means_over_contexts() -> None:
     ]
     loop = assembled(train_config(objective=GDC))
     disturb(loop.policy)
-    target = build_target(loop.config.target, loop.config.beta)
+    target = build_target(loop.config.target, ByColumn(), loop.config.beta)
 
     def values(some: list[Context]) -> dict[str, object]:
-        exact = ExactEvaluator(loop.config, loop.policy, target, ByColumn(), some)
+        exact = ExactEvaluator(loop.config, loop.policy, target, some)
         return dict(exact.evaluate(0))
 
     alone, together = [values([context]) for context in contexts], values(contexts)
@@ -175,7 +176,7 @@ def test_estimates_with_prompts_hold_the_exact_values(prompts: Path) -> None:
     evaluation = {"prompts": 12, "confidence": 0.999}
     evaluator = assemble_evaluator(config_of(prompts, evaluation=evaluation), adapted=True)
     disturb(evaluator.policy, 0.2)
-    evaluator = replace(evaluator, reward=LetterReward())
+    evaluator = replace(evaluator, target=replace(evaluator.target, reward=LetterReward()))
     found = evaluator.evaluate(0)
     assert len({context.row for context in found.samples.contexts}) == 12
     checked = 0
@@ -198,9 +199,9 @@ def test_large_rewards_are_measured_as_small_ones_are() -> None:
     evaluation = {"samples": 400, "prior_samples": 400}
     evaluator = assemble_evaluator(train_config(beta=0.5, evaluation=evaluation), adapted=True)
     disturb(evaluator.policy, 0.05)
-    evaluator = replace(evaluator, reward=LetterReward())
+    evaluator = replace(evaluator, target=replace(evaluator.target, reward=LetterReward()))
     small = evaluator.evaluate(0)
-    evaluator = replace(evaluator, reward=Large())
+    evaluator = replace(evaluator, target=replace(evaluator.target, reward=Large()))
     large = evaluator.evaluate(0)
     for name in ("eval/kl_target_forward", "eval/tv_target", "eval/ess"):
         assert large.metrics[name].value == pytest.approx(small.metrics[name].value, abs=1e-4)
@@ -212,9 +213,11 @@ def test_large_rewards_are_measured_as_small_ones_are() -> None:
 
 @pytest.mark.parametrize(("beta", "size"), [(0.5, 1e30), (1e-300, 1.0), (1e-300, -1e30)])
 def test_a_potential_that_cannot_be_resolved_is_refused(beta: float, size: float) -> None:
-    target = build_target(train_config().target, beta)
+    target = build_target(train_config().target, LetterReward(), beta)
+    reward = torch.tensor([0.0, size], dtype=torch.float64)
+    samples = made_samples([1, 1]).with_scores({"reward": reward})
     with pytest.raises(UserError, match=r"reward of size .* beta=.*scale the reward"):
-        target.log_evidence(torch.tensor([0.0, size], dtype=torch.float64))
+        target.log_potential(samples)
 
 
 def test_letters_alone_are_prompts_of_the_enumerable_prior(tmp_path: Path) -> None:

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from support import train_config
+from support import LetterReward, train_config
 from torch import Tensor
 
+from klvi.contexts import contexts_of
 from klvi.metrics.exact import enumerate_sequences
 from klvi.metrics.measurement import Measurement, Metric, Unavailable
+from klvi.samples import Samples
 from klvi.targets.posterior import Posterior
 from klvi.training.evaluation import Evaluator
 from klvi.training.run import assemble_evaluator
@@ -35,10 +37,30 @@ def random_log(seed: int) -> Tensor:
     return torch.randn(len(SEQUENCES), generator=generator).double().log_softmax(0)
 
 
+def space_of(log_prior: Tensor, reward: Tensor) -> Space:
+    """A prior whose log-probabilities stand on the first tokens."""
+    count = len(SEQUENCES)
+    first = torch.zeros(SEQUENCES.tokens.shape).double()
+    first[:, 0] = log_prior
+    samples = Samples(
+        contexts=contexts_of([""] * count),
+        prompt_tokens=torch.zeros(count, 1, dtype=torch.long),
+        prompt_lengths=torch.ones(count, dtype=torch.long),
+        tokens=SEQUENCES.tokens,
+        lengths=SEQUENCES.lengths,
+        ended=SEQUENCES.ended,
+        log_policy=first,
+        log_prior=first,
+        texts=[""] * count,
+        scores={"reward": reward},
+    )
+    return Space(SEQUENCES, samples, Posterior(LetterReward(), 0.2))
+
+
 @pytest.fixture
 def space() -> Space:
     reward = torch.rand(len(SEQUENCES), generator=torch.Generator().manual_seed(9)).double()
-    return Space(SEQUENCES, random_log(0), reward, beta=0.2)
+    return space_of(random_log(0), reward)
 
 
 def failures(claims: Any) -> list[str]:
@@ -53,7 +75,9 @@ def test_identities_hold_of_any_policies(space: Space) -> None:
 
 
 def test_a_wrong_posterior_breaks_identities(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Posterior, "log_evidence", lambda self, reward: reward / self.beta**0.9)
+    monkeypatch.setattr(
+        Posterior, "log_potential", lambda self, samples: samples.reward / self.beta**0.9
+    )
     assert "E[r] − β·KL(π‖π0), what kl maximises" in failures(
         identities(space, {"a": space.log_prior})
     )
@@ -85,7 +109,7 @@ def test_negative_controls_rest_elsewhere(space: Space) -> None:
 
 def test_a_control_that_does_not_miss_fails(space: Space) -> None:
     unit = space.reward / space.reward.std()
-    same = Space(space.sequences, space.log_prior, unit, space.beta)
+    same = space.rewarded(unit)
     (name,) = failures(negative_controls(same))
     assert name.startswith("reward divided by its std")
 
