@@ -108,7 +108,7 @@ def standard_deviation(values: Tensor) -> Estimate:
     return estimate(value, (squares - value**2) / (2 * value))
 
 
-def folded_reward(log_policy: Tensor, log_target: Tensor, beta: float) -> Tensor:
+def penalised_reward(log_policy: Tensor, log_target: Tensor, beta: float) -> Tensor:
     """`β(log P − log π)` `(N,)`: reward plus β(log π0 − log π) where the target is the posterior.
 
     It is constant, β log Z, exactly where π = p (Korbak et al. 2022, arXiv 2205.11275).

@@ -24,7 +24,7 @@ from klvi.metrics.target import Trust, target_metrics
 from klvi.samples import Samples
 
 FEWEST_SAMPLES = 2
-FOLDED, PERPLEXITY = "eval/folded_reward_std", "eval/perplexity_prior"
+PENALISED, PERPLEXITY = "eval/penalised_reward_std", "eval/perplexity_prior"
 # Means of variables that lie between two bounds.
 BOUNDED = frozenset(
     {
@@ -59,15 +59,15 @@ def evaluate(
         samples: scored samples of the policy.
         log_target: `(N,)` log P of `samples`, unnormalised, nats per sequence; -inf where the
             target excludes a sample.
-        beta: temperature, for `eval/folded_reward_std`.
+        beta: temperature, for `eval/penalised_reward_std`.
         prior_samples: scored samples of the prior whose `log_policy` is that of the current policy;
             they reach the parts of the target that a collapsed policy does not.
         prior_log_target: `(N0,)` log P of `prior_samples`.
         contexts: how many there are in all, of which those of the samples are a random subset; None
             where they are all.
         log_z_bound: a lower bound on log Z known from elsewhere, such as the largest lower end of
-            `eval/elbo` or `eval/log_z` so far; an estimate clearly below it is refused, as its
-            samples then miss part of the target.
+            `eval/log_z_lower` or `eval/log_z` so far; an estimate clearly below it is refused, as
+            its samples then miss part of the target.
         ess_floor: effective sample size, per prompt, below which importance-sampled metrics are
             unavailable.
         confidence: of the intervals.
@@ -129,7 +129,7 @@ def _averaged(
             for rows, part in zip(groups, parts, strict=True)
             if (reason := _reason(part[name]))
         ]
-        if name == FOLDED and excluded:
+        if name == PENALISED and excluded:
             found[name] = Unavailable(
                 f"infinite: {excluded} of {len(samples)} samples violate the constraint"
             )
@@ -198,14 +198,14 @@ def _numeric_estimates(samples: Samples, log_target: Tensor, beta: float) -> Map
     lengths = samples.lengths.cpu().double()
     entropy = None if samples.entropy is None else samples.entropy.cpu().double()
     kl = None if samples.kl is None else samples.kl.cpu().double()
-    folded = estimators.folded_reward(log_policy.sum(1), log_target, beta)
+    penalised = estimators.penalised_reward(log_policy.sum(1), log_target, beta)
     return {
         "eval/reward": estimators.bounded_mean(_rewards(samples)),
         "eval/kl_prior": estimators.kl_prior(log_policy, log_prior, kl),
         "eval/entropy": estimators.entropy(log_policy, entropy),
         "eval/entropy_token": estimators.entropy_token(log_policy, lengths, entropy),
         PERPLEXITY: estimators.log_perplexity(log_prior, lengths),
-        FOLDED: estimators.standard_deviation(folded),
+        PENALISED: estimators.standard_deviation(penalised),
     }
 
 
@@ -239,7 +239,7 @@ def _measurement(name: str, found: Estimate, beta: float, confidence: float) -> 
         # Without any difference the policy is the prior.
         found = with_room(found)
     measured = interval(found, confidence, low=0.0)
-    if name != FOLDED or not found.carried_by_few:
+    if name != PENALISED or not found.carried_by_few:
         return measured
     # As `with_room`: what was not drawn, a nat away, adds β²/N to the variance.
     room = math.sqrt(ROOM / found.size) * beta

@@ -83,7 +83,7 @@ def exact_metrics(
         log_prior: `(S,)` log π0(x).
         log_target: `(S,)` log P(x), unnormalised; -inf where the target excludes x.
         reward: `(S,)`.
-        beta: temperature, for `eval/folded_reward_std`.
+        beta: temperature, for `eval/penalised_reward_std`.
         n: number of samples of the policy.
         n_prior: number of samples of the prior.
 
@@ -147,14 +147,16 @@ def _target_values(
         "eval/log_z_upper": log_z + forward,
     }
     outside = float(policy[target == 0].sum())
-    names = ("eval/kl_target_reverse", "eval/log_z_lower", "eval/elbo", "eval/folded_reward_std")
+    names = ("eval/kl_target_reverse", "eval/log_z_lower", "eval/penalised_reward_std")
     if outside > 0:
         reason = f"infinite: probability {outside:.3g} lies outside of the target's support"
         return values | dict.fromkeys(names, Unavailable(reason))
     reverse = float(_product(policy, log_policy - log_target).sum()) + log_z
-    folded = beta * (log_target - log_policy)
-    variance = float(_product(policy, (folded - float(_product(policy, folded).sum())) ** 2).sum())
-    found = (reverse, log_z - reverse, log_z - reverse, math.sqrt(variance))
+    penalised = beta * (log_target - log_policy)
+    variance = float(
+        _product(policy, (penalised - float(_product(policy, penalised).sum())) ** 2).sum()
+    )
+    found = (reverse, log_z - reverse, math.sqrt(variance))
     return values | dict(zip(names, found, strict=True))
 
 

@@ -16,7 +16,7 @@ from klvi.metrics.jackknife import GROUPS, averaged, debiased, kept
 from klvi.metrics.measurement import Measurement, Metric, Unavailable
 from klvi.samples import Samples
 
-LOWER_BOUNDS = ("eval/log_z_lower", "eval/elbo")
+LOWER = "eval/log_z_lower"
 NEEDS_Z: dict[str, Callable[[Mixture], Estimate]] = {
     "eval/kl_target_reverse": importance.kl_reverse,
     "eval/kl_target_forward": importance.kl_forward,
@@ -24,7 +24,7 @@ NEEDS_Z: dict[str, Callable[[Mixture], Estimate]] = {
     "eval/log_z": importance.log_z,
     "eval/log_z_upper": importance.log_z_upper,
 }
-INFINITE_OUTSIDE = ("eval/kl_target_reverse", *LOWER_BOUNDS)
+INFINITE_OUTSIDE = ("eval/kl_target_reverse", LOWER)
 SAME = 1e-4
 
 
@@ -71,7 +71,7 @@ def target_metrics(
         log_policy = samples.log_policy_sequence.cpu()
         bound = interval(estimators.elbo(log_policy, log_target.cpu()), trust.confidence)
         metrics: dict[str, Metric] = dict.fromkeys([*NEEDS_Z, "eval/ess"], refusal)
-        return metrics | dict.fromkeys(LOWER_BOUNDS, violated or bound)
+        return metrics | {LOWER: violated or bound}
     mixtures = {
         prompt: importance.mixture(part, prior.get(prompt)) for prompt, part in policy.items()
     }
@@ -149,7 +149,7 @@ def _measure(
     n = sum(len(mix.log_weight) for mix in mixtures)
     if all(_featureless(mix) for mix in mixtures):
         reason = f"all {n} samples have the same potential: what the target prefers was not seen"
-        return dict.fromkeys([*NEEDS_Z, *LOWER_BOUNDS, "eval/ess"], Unavailable(reason))
+        return dict.fromkeys([*NEEDS_Z, LOWER, "eval/ess"], Unavailable(reason))
     infinite = dict.fromkeys(INFINITE_OUTSIDE, violated) if violated else {}
 
     def measure(estimator: Callable[[Mixture], Estimate], name: str) -> Metric:
@@ -162,7 +162,7 @@ def _measure(
         return _with_interval(name, found, trust)
 
     metrics = {"eval/ess": measure(importance.effective_sample_size, "eval/ess")}
-    metrics |= dict.fromkeys(LOWER_BOUNDS, measure(importance.log_z_lower, "eval/elbo"))
+    metrics[LOWER] = measure(importance.log_z_lower, LOWER)
     refusal = _refusal(worst, trust.ess_floor)
     if refusal is None:
         metrics |= {name: measure(estimator, name) for name, estimator in NEEDS_Z.items()}

@@ -26,10 +26,9 @@ GROUPS: dict[str, dict[str, str]] = {
         "kl_target_forward": "KL(p‖π), nats",
         "tv_target": "TV(π, p)",
         "log_z": "nats",
-        "log_z_lower": "lower bound, nats",
+        "log_z_lower": "ELBO, nats",
         "log_z_upper": "upper bound, nats",
-        "elbo": "nats",
-        "folded_reward_std": "0 at the target",
+        "penalised_reward_std": "0 at the target",
         "ess": "effective samples",
     },
     "Diversity": {

@@ -22,8 +22,8 @@ def identities(space: Space, policies: Mapping[str, Tensor]) -> Iterator[Claim]:
     """The claims about `policies`, log π(x) `(S,)` by name."""
     yield _normalisation(space, policies)
     yield _objective(space, policies)
-    yield _folded_reward(space)
-    yield _folded_variance(space, policies)
+    yield _penalised_reward(space)
+    yield _penalised_variance(space, policies)
     yield _posterior(space)
     yield _binary_limit(space)
     yield _base_rate(space)
@@ -54,17 +54,17 @@ def _objective(space: Space, policies: Mapping[str, Tensor]) -> Claim:
     return _zero("E[r] − β·KL(π‖π0), what kl maximises", "= β·log Z − β·KL(π‖p)", errors)
 
 
-def _folded_reward(space: Space) -> Claim:
-    spread = space.exact(space.log_posterior())["eval/folded_reward_std"]
+def _penalised_reward(space: Space) -> Claim:
+    spread = space.exact(space.log_posterior())["eval/penalised_reward_std"]
     return _zero("std of r + β·(log π0 − log π) at p", "= 0", [spread], tolerance=1e-7)
 
 
-def _folded_variance(space: Space, policies: Mapping[str, Tensor]) -> Claim:
+def _penalised_variance(space: Space, policies: Mapping[str, Tensor]) -> Claim:
     log_target, errors = space.log_posterior(), []
     for log_policy in policies.values():
         ratio, policy = log_policy - log_target, log_policy.exp()
         variance = float(policy @ (ratio - policy @ ratio) ** 2)
-        spread = space.exact(log_policy)["eval/folded_reward_std"]
+        spread = space.exact(log_policy)["eval/penalised_reward_std"]
         errors.append(spread**2 - space.beta**2 * variance)
     return _zero("its variance at π", "= β²·Var(log π/p)", errors)
 

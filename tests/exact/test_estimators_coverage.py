@@ -30,9 +30,7 @@ NEEDS_Z = frozenset(
         "eval/log_z_upper",
     }
 )
-INFINITE = frozenset(
-    {"eval/kl_target_reverse", "eval/log_z_lower", "eval/elbo", "eval/folded_reward_std"}
-)
+INFINITE = frozenset({"eval/kl_target_reverse", "eval/log_z_lower", "eval/penalised_reward_std"})
 
 SPACE = sequences()
 PRIOR = random_toy(1)

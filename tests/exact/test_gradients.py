@@ -108,7 +108,7 @@ def prefix_values(tokens: Tensor) -> Tensor:
     return torch.sin(shifted.cumsum(1) + torch.arange(tokens.shape[1]))
 
 
-def test_folded_objective_is_log_z_minus_the_divergence(exact: Exact) -> None:
+def test_the_penalised_objective_is_log_z_minus_the_divergence(exact: Exact) -> None:
     """Fact 1 of the theory: J(π) = β log Z − β KL(π‖p)."""
     log_policy = exact.enumeration.log_probs(exact.policy).detach()
     policy = log_policy.exp()

@@ -69,13 +69,12 @@ def test_exact_values_are_sums_over_sequences(space):
         "eval/tv_target": 0.5 * sum(abs(p - t) for p, _, t, *_ in rows),
         "eval/log_z": math.log(z),
         "eval/log_z_lower": math.log(z) - reverse,
-        "eval/elbo": math.log(z) - reverse,
         "eval/log_z_upper": math.log(z) + forward,
         "eval/ess": 5 * z**2 / weight,
         "eval/entropy": -sum(p * math.log(p) for p, *_ in rows),
         "eval/entropy_token": -sum(p * math.log(p) for p, *_ in rows) / length,
         "eval/perplexity_prior": math.exp(-sum(p * math.log(q) for p, q, *_ in rows) / length),
-        "eval/folded_reward_std": math.sqrt(spread),
+        "eval/penalised_reward_std": math.sqrt(spread),
         "eval/length": length,
         "eval/eos": sum(p for p, e in zip(policy, space.ended.tolist(), strict=True) if e),
         "target/entropy": -sum(t * math.log(t) for _, _, t, *_ in rows),
@@ -113,7 +112,7 @@ def test_statistics_of_texts_are_means_over_all_pairs_of_samples(space):
 def test_a_constraint_makes_reverse_kl_infinite_and_leaves_the_rest(space):
     found, policy, prior, reward = measured(space, constraint=True)
     outside = sum(p for p, r in zip(policy, reward, strict=True) if r == 0)
-    for name in ("kl_target_reverse", "log_z_lower", "elbo", "folded_reward_std"):
+    for name in ("kl_target_reverse", "log_z_lower", "penalised_reward_std"):
         reason = f"infinite: probability {outside:.3g} lies outside of the target's support"
         assert found[f"eval/{name}"] == Unavailable(reason), name
     base = sum(q for q, r in zip(prior, reward, strict=True) if r == 1)

@@ -24,13 +24,13 @@ from klvi.targets import Posterior, Target
 TARGET = Posterior(LetterReward(), 0.3)
 
 
-def test_rewards_add_up_to_the_folded_reward() -> None:
+def test_rewards_add_up_to_the_penalised_reward() -> None:
     samples = made_samples([1, 3, 4])
     rewards = penalised_rewards(
         samples.log_policy, samples.log_prior, samples.reward, samples.lengths, beta=0.3
     )
-    folded = samples.reward + 0.3 * (samples.log_prior_sequence - samples.log_policy_sequence)
-    assert_close(rewards.sum(1), folded)
+    penalised = samples.reward + 0.3 * (samples.log_prior_sequence - samples.log_policy_sequence)
+    assert_close(rewards.sum(1), penalised)
     unpenalised = penalised_rewards(
         samples.log_policy, samples.log_prior, samples.reward, samples.lengths, beta=0.0
     )
