@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from klvi.contexts import contexts_of
-from klvi.metrics.exact import Enumeration, enumerate_sequences, exact_metrics
+from klvi.metrics.enumeration import Enumeration, enumerate_sequences
+from klvi.metrics.exact import exact_metrics
 from klvi.metrics.measurement import Unavailable
 from klvi.samples import Samples
 

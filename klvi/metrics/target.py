@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from klvi.metrics import estimators, importance
+from klvi.metrics.catalogue import METRICS
 from klvi.metrics.importance import LogProbabilities, Mixture
-from klvi.metrics.intervals import Estimate, interval, with_room
+from klvi.metrics.intervals import Estimate, interval
 from klvi.metrics.jackknife import GROUPS, averaged, debiased, kept
 from klvi.metrics.measurement import Measurement, Metric, Unavailable
+from klvi.metrics.metric import MetricSpec, Scope
 from klvi.samples import Samples
 
-LOWER = "eval/log_z_lower"
-NEEDS_Z: dict[str, Callable[[Mixture], Estimate]] = {
-    "eval/kl_target_reverse": importance.kl_reverse,
-    "eval/kl_target_forward": importance.kl_forward,
-    "eval/tv_target": importance.total_variation,
-    "eval/log_z": importance.log_z,
-    "eval/log_z_upper": importance.log_z_upper,
-}
-INFINITE_OUTSIDE = ("eval/kl_target_reverse", LOWER)
+LOWER, LOG_Z = "eval/log_z_lower", "eval/log_z"
+WEIGHTED = {name: spec for name, spec in METRICS.items() if spec.weighted is not None}
 SAME = 1e-4
 
 
 # One context's samples of the policy, and of the prior where there are any.
-Drawn = tuple[LogProbabilities, LogProbabilities | None]
+Pair = tuple[LogProbabilities, LogProbabilities | None]
 
 
 @dataclass(frozen=True)
@@ -37,14 +31,14 @@ class Trust:
     """When importance-sampled metrics are refused, and how wide the intervals are.
 
     Attributes:
-        ess_floor: the smallest effective sample size, per prompt.
         log_z_bound: a lower bound on log Z known from elsewhere, nats.
-        confidence: of the intervals.
+        scope: what intervals depend on.
+        violated: why what is infinite outside of the target's support is so; None where it is not.
     """
 
-    ess_floor: float
     log_z_bound: float
-    confidence: float
+    scope: Scope
+    violated: Unavailable | None
 
 
 def target_metrics(
@@ -63,15 +57,16 @@ def target_metrics(
     prior: dict[int, LogProbabilities] = {}
     if prior_samples is not None and prior_log_target is not None:
         prior = _by_prompt(prior_samples, prior_log_target, from_prior=True)
-    violated = _violations(policy, prior)
     names = {context.row: context.title for context in samples.contexts}
     single = [names[row] for row, part in policy.items() if len(part.policy) == 1]
     if single:
         refusal = Unavailable(f"{single[0]} has a single sample, and Z is a prompt's own")
         log_policy = samples.log_policy_sequence.cpu()
-        bound = interval(estimators.elbo(log_policy, log_target.cpu()), trust.confidence)
-        metrics: dict[str, Metric] = dict.fromkeys([*NEEDS_Z, "eval/ess"], refusal)
-        return metrics | {LOWER: violated or bound}
+        metrics: dict[str, Metric] = dict.fromkeys(WEIGHTED, refusal)
+        if trust.violated is None:
+            elbo = estimators.elbo(log_policy, log_target.cpu())
+            metrics[LOWER] = interval(elbo, trust.scope.confidence)
+        return metrics
     mixtures = {
         prompt: importance.mixture(part, prior.get(prompt)) for prompt, part in policy.items()
     }
@@ -79,7 +74,7 @@ def target_metrics(
     several = len(mixtures) > 1
     sets = [(part, prior.get(row)) for row, part in policy.items()] if several else []
     worst = _worst_prompt(mixtures, names)
-    return _measure(list(mixtures.values()), sets, weights, worst, violated, trust, share)
+    return _measure(list(mixtures.values()), sets, weights, worst, trust, share)
 
 
 def _by_prompt(
@@ -101,22 +96,21 @@ def _by_prompt(
     }
 
 
-def _violations(
-    policy: dict[int, LogProbabilities], prior: dict[int, LogProbabilities]
-) -> Unavailable | None:
-    """The policy reaches what the target excludes: its KL to the target is infinite."""
-    counts = []
-    for source in (policy, prior):
-        targets = [part.target for part in source.values()]
-        excluded = sum(int((target == -math.inf).sum()) for target in targets)
-        counts.append((excluded, sum(len(target) for target in targets)))
-    (excluded, n), (seen, n_prior) = counts
+def violations(log_target: Tensor, prior_log_target: Tensor | None) -> Unavailable | None:
+    """Why the policy's KL to the target is infinite: it reaches what the target excludes.
+
+    Args:
+        log_target: `(N,)` of the policy's samples, −inf outside of the target's support.
+        prior_log_target: `(N0,)` of the prior's.
+    """
+    n, excluded = len(log_target), int(torch.isneginf(log_target).sum())
     if excluded:
         return Unavailable(f"infinite: {excluded} of {n} samples violate the constraint")
-    if seen:
+    seen = 0 if prior_log_target is None else int(torch.isneginf(prior_log_target).sum())
+    if prior_log_target is not None and seen:
         return Unavailable(
-            f"infinite: none of {n} samples violates the constraint, but {seen} of {n_prior} "
-            "samples of the prior do, and the policy can make them too"
+            f"infinite: none of {n} samples violates the constraint, but {seen} of "
+            f"{len(prior_log_target)} samples of the prior do, and the policy can make them too"
         )
     return None
 
@@ -139,41 +133,41 @@ def _worst_prompt(mixtures: dict[int, Mixture], names: dict[int, str]) -> _Worst
 
 def _measure(
     mixtures: list[Mixture],
-    sets: list[Drawn],
+    sets: list[Pair],
     weights: list[float],
     worst: _Worst,
-    violated: Unavailable | None,
     trust: Trust,
     share: float,
 ) -> dict[str, Metric]:
     n = sum(len(mix.log_weight) for mix in mixtures)
     if all(_featureless(mix) for mix in mixtures):
         reason = f"all {n} samples have the same potential: what the target prefers was not seen"
-        return dict.fromkeys([*NEEDS_Z, LOWER, "eval/ess"], Unavailable(reason))
-    infinite = dict.fromkeys(INFINITE_OUTSIDE, violated) if violated else {}
+        return dict.fromkeys(WEIGHTED, Unavailable(reason))
 
-    def measure(estimator: Callable[[Mixture], Estimate], name: str) -> Metric:
-        if name in infinite:
-            return infinite[name]
+    def measure(estimator: Callable[[Mixture], Estimate], spec: MetricSpec) -> Metric:
         wholes = [estimator(mix) for mix in mixtures]
         triples = zip(wholes, mixtures, sets, strict=True) if sets else ()
         each = [_debiased(estimator, *triple) for triple in triples] or wholes
-        found = averaged(wholes, each, weights, share)
-        return _with_interval(name, found, trust)
+        return spec.interval(averaged(wholes, each, weights, share), trust.scope)
 
-    metrics = {"eval/ess": measure(importance.effective_sample_size, "eval/ess")}
-    metrics[LOWER] = measure(importance.log_z_lower, LOWER)
-    refusal = _refusal(worst, trust.ess_floor)
-    if refusal is None:
-        metrics |= {name: measure(estimator, name) for name, estimator in NEEDS_Z.items()}
-        refusal = _below_bound(metrics["eval/log_z"], trust.log_z_bound)
-    if refusal is not None:
-        metrics |= dict.fromkeys(NEEDS_Z, refusal)
-    return metrics | infinite
+    refusal = _refusal(worst, trust.scope.ess_floor)
+    metrics: dict[str, Metric] = {}
+    for name, spec in WEIGHTED.items():
+        assert spec.weighted is not None
+        if spec.needs_z and refusal is not None:
+            metrics[name] = refusal
+        elif spec.infinite_outside and trust.violated is not None:
+            metrics[name] = trust.violated
+        else:
+            metrics[name] = measure(spec.weighted, spec)
+    missed = _below_bound(metrics[LOG_Z], trust.log_z_bound)
+    if missed is not None:
+        metrics |= {name: missed for name, spec in WEIGHTED.items() if spec.needs_z}
+    return metrics
 
 
 def _debiased(
-    estimator: Callable[[Mixture], Estimate], whole: Estimate, mix: Mixture, drawn: Drawn
+    estimator: Callable[[Mixture], Estimate], whole: Estimate, mix: Mixture, drawn: Pair
 ) -> Estimate:
     """One of several contexts' estimates, without its bias of order 1/n."""
     sizes = [len(part.policy) for part in drawn if part is not None]
@@ -199,16 +193,6 @@ def _featureless(mix: Mixture) -> bool:
         float(mix.log_potential.max()) - float(mix.log_potential.min()) < SAME
         and float(mix.log_weight.max()) - float(mix.log_weight.min()) < SAME
     )
-
-
-def _with_interval(name: str, found: Estimate, trust: Trust) -> Metric:
-    if name == "eval/ess":
-        measured = interval(found, trust.confidence, 0.0, float(found.n))
-        # Weights not seen yet may be larger still.
-        return replace(measured, low=0.0) if found.value < trust.ess_floor else measured
-    if name == "eval/tv_target":
-        return interval(with_room(found), trust.confidence, 0.0, 1.0)
-    return interval(with_room(found), trust.confidence, 0.0 if "/kl_" in name else -math.inf)
 
 
 def _refusal(worst: _Worst, floor: float) -> Unavailable | None:

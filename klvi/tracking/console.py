@@ -14,6 +14,7 @@ from rich.text import Text
 
 from klvi.config.quoting import command
 from klvi.config.schema import TrainConfig
+from klvi.metrics.catalogue import METRICS
 from klvi.metrics.measurement import Metric, Unavailable
 from klvi.samples import Samples
 from klvi.tracking.base import FINISHED, Record
@@ -24,15 +25,8 @@ from klvi.tracking.tables import PREFIX, measurement_table, number, sample_table
 LOG_FILE = "run.log"
 SHOWN_SAMPLES, LONGEST_TEXT = 3, 400
 LINES, LONGEST_SILENCE = 10, 60.0
-# Heading, and the metric below it in an update's record and in an evaluation.
-COLUMNS = (
-    ("reward", "objective/scores", "reward"),
-    ("KL(π‖π0)", "objective/kl", "kl_prior"),
-    ("KL(π‖p)", None, "kl_target_reverse"),
-    ("KL(p‖π)", None, "kl_target_forward"),
-    ("entropy", "objective/entropy", "entropy"),
-    ("repetition", None, "repetition_2"),
-)
+# The metrics that have a column in a run's lines.
+COLUMNS = [spec for spec in METRICS.values() if spec.column]
 WIDTH = 11
 
 
@@ -63,7 +57,7 @@ class ConsoleTracker:
         self._output.copy_to(directory / LOG_FILE)
         self._output.print(_headline(self._config))
         self._output.print(Text(f"{directory}", style="dim"))
-        headings = "".join(f"{heading:>{WIDTH}}" for heading, *_ in COLUMNS)
+        headings = "".join(f"{spec.column:>{WIDTH}}" for spec in COLUMNS)
         self._output.print(Text(f"\n{'update':>7}{headings}{'time':>7}", style="bold"))
         self._started = self._last_line = time.monotonic()
         if self._output.live:
@@ -79,7 +73,8 @@ class ConsoleTracker:
         if f"{PREFIX}reward" in record or not self._line_is_due():
             return
         self._last_line = time.monotonic()
-        line = Text(self._line([record.get(name) if name else None for _, name, _ in COLUMNS]))
+        values = [record.get(spec.update) if spec.update else None for spec in COLUMNS]
+        line = Text(self._line(values))
         line.append(f"  {rate(record)}")
         self._output.log(line) if self._output.live else self._output.print(line)
 
@@ -89,7 +84,7 @@ class ConsoleTracker:
         """Print a line of the measurements, and keep all for the end."""
         self._update = update
         self._evaluation = Evaluation(update, measurements, samples)
-        values = [_value(measurements.get(PREFIX + name)) for _, _, name in COLUMNS]
+        values = [_value(measurements.get(spec.name)) for spec in COLUMNS]
         line = Text(self._line(values), style="bold").append("  evaluated", style="green")
         self._output.print(line)
 

@@ -13,20 +13,16 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from klvi.metrics.catalogue import METRICS
 from klvi.terminal import printable
 from klvi.tracking.base import FINISHED
 from klvi.tracking.output import Output
 from klvi.tracking.progress import duration
-from klvi.tracking.tables import PREFIX, number
+from klvi.tracking.tables import number
 
-COLUMNS = {
-    "reward": "reward",
-    "KL\n(π‖π0)": "kl_prior",
-    "KL\n(π‖p)": "kl_target_reverse",
-    "KL\n(p‖π)": "kl_target_forward",
-    "entropy": "entropy",
-    "repe-\ntition": "repetition_2",
-}
+# Letters of a heading above which it takes a second line.
+WIDEST = 8
+COLUMNS = [spec for spec in METRICS.values() if spec.column]
 
 
 def print_sweep(directory: Path, jobs: Sequence[Mapping[str, str]], output: Output) -> bool:
@@ -63,7 +59,7 @@ def sweep_table(jobs: Sequence[Mapping[str, str]], summaries: Sequence[Mapping[s
     for key in own:
         table.add_column(Text(key), overflow="fold", min_width=4)
     table.add_column("status", no_wrap=True)
-    for heading in (*COLUMNS, "time"):
+    for heading in (*(_narrow(str(spec.column)) for spec in COLUMNS), "time"):
         table.add_column(heading, justify="right", no_wrap=True)
     for index, summary in enumerate(summaries):
         status = str(summary["status"])
@@ -72,7 +68,7 @@ def sweep_table(jobs: Sequence[Mapping[str, str]], summaries: Sequence[Mapping[s
             str(index),
             *(Text(values[index]) for values in own.values()),
             Text(status, style="green" if status == FINISHED else "bold red"),
-            *(_value(summary, name) for name in COLUMNS.values()),
+            *(_value(summary, spec.name) for spec in COLUMNS),
             "" if seconds is None else duration(seconds),
         )
     return table
@@ -86,6 +82,14 @@ def _shortened(values: Sequence[str]) -> list[str]:
     return ["".join(part[shared:]) for part in parts]
 
 
+def _narrow(heading: str) -> str:
+    """A heading in two lines where it is wide."""
+    if "(" in heading:
+        return heading.replace("(", "\n(")
+    half = len(heading) // 2 - 1
+    return heading if len(heading) <= WIDEST else f"{heading[:half]}-\n{heading[half:]}"
+
+
 def _value(summary: Mapping[str, Any], name: str) -> str:
-    metric = summary.get("metrics", {}).get(PREFIX + name)
+    metric = summary.get("metrics", {}).get(name)
     return "" if metric is None else number(metric["value"])

@@ -9,46 +9,12 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from klvi.metrics.catalogue import METRICS
 from klvi.metrics.measurement import Metric, Unavailable
 from klvi.samples import Samples
 from klvi.terminal import printable as printable
 from klvi.tracking.base import sample_rows
 
-# Group, then metric (without `eval/`) and what it means, with its unit.
-GROUPS: dict[str, dict[str, str]] = {
-    "Reward": {"reward": "mean"},
-    "Against the prior": {
-        "kl_prior": "KL(π‖π0), nats",
-        "perplexity_prior": "under π0",
-    },
-    "Against the target": {
-        "kl_target_reverse": "KL(π‖p), nats",
-        "kl_target_forward": "KL(p‖π), nats",
-        "tv_target": "TV(π, p)",
-        "log_z": "nats",
-        "log_z_lower": "ELBO, nats",
-        "log_z_upper": "upper bound, nats",
-        "penalised_reward_std": "0 at the target",
-        "ess": "effective samples",
-    },
-    "Diversity": {
-        "entropy": "nats per sequence",
-        "entropy_token": "nats per token",
-        "distinct_1": "unique tokens",
-        "distinct_2": "unique 2-grams",
-        "distinct_3": "unique 3-grams",
-        "distinct_4": "unique 4-grams",
-        "self_bleu_5": "among samples",
-        "duplicates": "among samples",
-    },
-    "Repetition": {
-        "repetition_2": "within a sample",
-        "repetition_3": "within a sample",
-        "repetition_4": "within a sample",
-        "longest_run": "tokens in a row",
-    },
-    "Length": {"length": "tokens", "eos": "share that ends"},
-}
 PREFIX = "eval/"
 CENTUM, MILLE = 100, 1000
 
@@ -130,15 +96,17 @@ def _reasons(measurements: Mapping[str, Metric]) -> Text | None:
 def _grouped(
     measurements: Mapping[str, Metric],
 ) -> Iterator[tuple[str, list[tuple[str, str, Metric]]]]:
-    rest = {name.removeprefix(PREFIX): metric for name, metric in measurements.items()}
-    for group, meanings in GROUPS.items():
+    rest = dict(measurements)
+    for group in dict.fromkeys(spec.group for spec in METRICS.values()):
         rows = [
-            (name, meaning, rest.pop(name)) for name, meaning in meanings.items() if name in rest
+            (name.removeprefix(PREFIX), spec.meaning, rest.pop(name))
+            for name, spec in METRICS.items()
+            if spec.group == group and name in rest
         ]
         if rows:
             yield group, rows
     if rest:
-        yield "Other", [(name, "", metric) for name, metric in rest.items()]
+        yield "Other", [(name.removeprefix(PREFIX), "", metric) for name, metric in rest.items()]
 
 
 def _cells(metric: Metric) -> tuple[Text, Text]:

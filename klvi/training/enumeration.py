@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,16 +16,13 @@ from klvi.config.rules import MOST_SEQUENCES
 from klvi.config.schema import EnumerableModelConfig, MeasureConfig
 from klvi.contexts import Context
 from klvi.errors import UserError
-from klvi.metrics.evaluate import PERPLEXITY
-from klvi.metrics.exact import Enumeration, enumerate_sequences, exact_metrics
-from klvi.metrics.measurement import Unavailable
+from klvi.metrics.enumeration import Enumeration, enumerate_sequences
+from klvi.metrics.exact import Exact, averaged, exact_metrics
 from klvi.models.policy import Policy
 from klvi.models.scoring import Completions, next_tokens
 from klvi.rewards.scoring import scored
 from klvi.samples import Samples
 from klvi.targets.base import Target
-
-Exact = Mapping[str, float | Unavailable]
 
 
 @dataclass
@@ -198,24 +194,6 @@ class ExactEvaluator:
         digits = torch.where(prefix < letters, prefix, 0)
         powers = letters ** torch.arange(prefix.shape[1]).flip(0)
         return (digits * powers).sum(1)
-
-
-def averaged(contexts: Sequence[Exact]) -> Exact:
-    """The mean of each metric over contexts; unavailable where one of them has none.
-
-    A perplexity is the exponential of a mean: its logarithm is averaged.
-    """
-    found: dict[str, float | Unavailable] = {}
-    for name in contexts[0]:
-        values = [values[name] for values in contexts]
-        numbers = [value for value in values if not isinstance(value, Unavailable)]
-        if len(numbers) < len(values):
-            found[name] = next(value for value in values if isinstance(value, Unavailable))
-        elif name == PERPLEXITY:
-            found[name] = math.exp(math.fsum(map(math.log, numbers)) / len(numbers))
-        else:
-            found[name] = math.fsum(numbers) / len(numbers)
-    return found
 
 
 @contextmanager

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from klvi.metrics.exact import Enumeration, exact_metrics
+from klvi.metrics.enumeration import Enumeration
+from klvi.metrics.exact import exact_metrics
 from klvi.metrics.measurement import Unavailable
 from klvi.samples import Samples
 from klvi.targets.base import Target

@@ -21,7 +21,7 @@ from transformers import GPT2ForSequenceClassification, PreTrainedModel
 from klvi.config.compose import composer, to_config
 from klvi.config.schema import EnumerableModelConfig, TrainConfig
 from klvi.contexts import contexts_of
-from klvi.metrics.exact import enumerate_sequences
+from klvi.metrics.enumeration import enumerate_sequences
 from klvi.models.policy import Policy
 from klvi.models.scoring import Completions, next_tokens
 from klvi.rewards import build_reward

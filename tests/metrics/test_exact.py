@@ -6,7 +6,8 @@ import torch
 
 from klvi.errors import UserError
 from klvi.metrics import Unavailable, text
-from klvi.metrics.exact import Enumeration, enumerate_sequences, exact_metrics
+from klvi.metrics.enumeration import Enumeration, enumerate_sequences
+from klvi.metrics.exact import exact_metrics
 
 BETA = 0.4
 

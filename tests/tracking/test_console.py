@@ -5,10 +5,11 @@ import io
 import pytest
 from rich.console import Console
 
+from klvi.metrics import METRICS
 from klvi.metrics.measurement import Measurement
 from klvi.tracking import ConsoleTracker, Output, measurement_table, sample_table
 from klvi.tracking.progress import duration
-from klvi.tracking.tables import GROUPS, number
+from klvi.tracking.tables import number
 
 
 def console(terminal=False, width=80):
@@ -120,10 +121,10 @@ def test_exact_values_stand_beside_the_estimates(measurements):
 
 
 def test_all_metrics_of_the_design_fit_80_columns_beside_exact_values():
-    names = [f"eval/{name}" for metrics in GROUPS.values() for name in metrics]
+    names, groups = list(METRICS), {spec.group for spec in METRICS.values()}
     measurements = {name: Measurement(123.456, 0.00012, 12345.0, 512) for name in names}
     shown = show(measurement_table(measurements, dict.fromkeys(names, 123.456)))
-    assert len(shown.splitlines()) == len(names) + len(GROUPS) + 4
+    assert len(shown.splitlines()) == len(names) + len(groups) + 4
     assert "Other" not in shown
 
 

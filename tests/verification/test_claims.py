@@ -12,7 +12,7 @@ from support import LetterReward, train_config
 from torch import Tensor
 
 from klvi.contexts import contexts_of
-from klvi.metrics.exact import enumerate_sequences
+from klvi.metrics.enumeration import enumerate_sequences
 from klvi.metrics.measurement import Measurement, Metric, Unavailable
 from klvi.samples import Samples
 from klvi.targets.posterior import Posterior

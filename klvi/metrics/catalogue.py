@@ -1,0 +1,294 @@
+"""Every metric that klvi reports, declared once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from klvi.metrics import enumeration as exact
+from klvi.metrics import estimators, importance, text
+from klvi.metrics.intervals import Estimate
+from klvi.metrics.measurement import Unavailable
+from klvi.metrics.metric import (
+    Drawn,
+    MetricSpec,
+    ess_interval,
+    exponential_interval,
+    kl_interval,
+    kl_prior_interval,
+    nats_interval,
+    penalised_interval,
+    reward_interval,
+    tokens_interval,
+    unit_interval,
+    variation_interval,
+)
+
+NATS, TOKENS, SHARE = "nats per sequence", "tokens", "share"
+
+
+def _distinct(order: int) -> MetricSpec:
+    def estimate(drawn: Drawn) -> Estimate | Unavailable:
+        found = text.distinct(drawn.grams[order - 1])
+        return found or Unavailable(f"no sample has {order} tokens")
+
+    return MetricSpec(
+        name=f"eval/distinct_{order}",
+        unit=SHARE,
+        group="Diversity",
+        meaning=f"unique {f'{order}-grams' if order > 1 else 'tokens'}",
+        exact=lambda listed: exact.distinct(listed, order),
+        estimate=estimate,
+        interval=unit_interval,
+    )
+
+
+def _repetition(order: int) -> MetricSpec:
+    return MetricSpec(
+        name=f"eval/repetition_{order}",
+        unit=SHARE,
+        group="Repetition",
+        meaning="within a sample",
+        exact=lambda listed: exact.repetition(listed, order),
+        estimate=lambda d: estimators.bounded_mean(text.repetition(d.grams[order - 1])),
+        interval=unit_interval,
+        bounded=True,
+        column="repetition" if order == text.ORDERS[1] else None,
+    )
+
+
+def _against_the_prior() -> Iterator[MetricSpec]:
+    yield MetricSpec(
+        name="eval/reward",
+        unit="the reward's",
+        group="Reward",
+        meaning="mean",
+        exact=lambda listed: float(listed.policy @ listed.reward),
+        estimate=lambda d: estimators.bounded_mean(d.reward),
+        interval=reward_interval,
+        numeric=True,
+        bounded=True,
+        column="reward",
+        update="objective/scores",
+    )
+    yield MetricSpec(
+        name="eval/kl_prior",
+        unit=NATS,
+        group="Against the prior",
+        meaning="KL(π‖π0), nats",
+        exact=lambda listed: listed.mean(listed.log_policy - listed.log_prior),
+        estimate=lambda d: estimators.kl_prior(d.log_policy, d.log_prior, d.kl),
+        interval=kl_prior_interval,
+        numeric=True,
+        column="KL(π‖π0)",
+        update="objective/kl",
+    )
+    yield MetricSpec(
+        name="eval/perplexity_prior",
+        unit="perplexity per token",
+        group="Against the prior",
+        meaning="under π0",
+        exact=exact.perplexity_prior,
+        estimate=lambda d: estimators.log_perplexity(d.log_prior, d.lengths.double()),
+        interval=exponential_interval,
+        numeric=True,
+        geometric=True,
+    )
+
+
+def _against_the_target() -> Iterator[MetricSpec]:
+    group = "Against the target"
+    yield MetricSpec(
+        name="eval/kl_target_reverse",
+        unit=NATS,
+        group=group,
+        meaning="KL(π‖p), nats",
+        exact=exact.kl_reverse,
+        weighted=importance.kl_reverse,
+        interval=kl_interval,
+        needs_z=True,
+        infinite_outside=True,
+        column="KL(π‖p)",
+    )
+    yield MetricSpec(
+        name="eval/kl_target_forward",
+        unit=NATS,
+        group=group,
+        meaning="KL(p‖π), nats",
+        exact=exact.kl_forward,
+        weighted=importance.kl_forward,
+        interval=kl_interval,
+        needs_z=True,
+        column="KL(p‖π)",
+    )
+    yield MetricSpec(
+        name="eval/tv_target",
+        unit="probability",
+        group=group,
+        meaning="TV(π, p)",
+        exact=lambda listed: 0.5 * float((listed.policy - listed.target).abs().sum()),
+        weighted=importance.total_variation,
+        interval=variation_interval,
+        needs_z=True,
+    )
+    yield MetricSpec(
+        name="eval/log_z",
+        unit="nats",
+        group=group,
+        meaning="nats",
+        exact=lambda listed: listed.log_z,
+        weighted=importance.log_z,
+        interval=nats_interval,
+        needs_z=True,
+    )
+    yield MetricSpec(
+        name="eval/log_z_lower",
+        unit="nats",
+        group=group,
+        meaning="ELBO, nats",
+        exact=lambda listed: listed.log_z - exact.kl_reverse(listed),
+        weighted=importance.log_z_lower,
+        interval=nats_interval,
+        infinite_outside=True,
+    )
+    yield MetricSpec(
+        name="eval/log_z_upper",
+        unit="nats",
+        group=group,
+        meaning="upper bound, nats",
+        exact=lambda listed: listed.log_z + exact.kl_forward(listed),
+        weighted=importance.log_z_upper,
+        interval=nats_interval,
+        needs_z=True,
+    )
+    yield MetricSpec(
+        name="eval/penalised_reward_std",
+        unit="the reward's",
+        group=group,
+        meaning="0 at the target",
+        exact=exact.penalised_reward_std,
+        estimate=lambda d: estimators.standard_deviation(
+            estimators.penalised_reward(d.log_policy.sum(1), d.log_target, d.beta)
+        ),
+        interval=penalised_interval,
+        numeric=True,
+        infinite_outside=True,
+    )
+    yield MetricSpec(
+        name="eval/ess",
+        unit="samples",
+        group=group,
+        meaning="effective samples",
+        exact=exact.effective_sample_size,
+        weighted=importance.effective_sample_size,
+        interval=ess_interval,
+    )
+
+
+def _of_texts() -> Iterator[MetricSpec]:
+    yield MetricSpec(
+        name="eval/entropy",
+        unit=NATS,
+        group="Diversity",
+        meaning=NATS,
+        exact=exact.entropy,
+        estimate=lambda d: estimators.entropy(d.log_policy, d.entropy),
+        numeric=True,
+        column="entropy",
+        update="objective/entropy",
+    )
+    yield MetricSpec(
+        name="eval/entropy_token",
+        unit="nats per token",
+        group="Diversity",
+        meaning="nats per token",
+        exact=lambda listed: exact.entropy(listed) / exact.length(listed),
+        estimate=lambda d: estimators.entropy_token(d.log_policy, d.lengths.double(), d.entropy),
+        numeric=True,
+    )
+    yield from map(_distinct, text.ORDERS)
+    yield MetricSpec(
+        name="eval/self_bleu_5",
+        unit="BLEU",
+        group="Diversity",
+        meaning="among samples",
+        exact=lambda _: Unavailable("it has no closed form at a finite number of samples"),
+        estimate=lambda d: text.self_bleu_estimate(d.tokens, d.content, d.seed),
+        interval=unit_interval,
+    )
+    yield MetricSpec(
+        name="eval/duplicates",
+        unit=SHARE,
+        group="Diversity",
+        meaning="among samples",
+        exact=exact.duplicates,
+        estimate=lambda d: text.duplicates(text.sequence_ids(d.tokens, d.lengths)),
+        interval=unit_interval,
+    )
+    yield from map(_repetition, text.ORDERS[1:])
+    yield MetricSpec(
+        name="eval/longest_run",
+        unit=TOKENS,
+        group="Repetition",
+        meaning="tokens in a row",
+        exact=exact.longest_run,
+        estimate=lambda d: estimators.bounded_mean(text.longest_run(d.tokens, d.content)),
+        interval=tokens_interval(0.0),
+        bounded=True,
+    )
+    yield MetricSpec(
+        name="eval/length",
+        unit=TOKENS,
+        group="Length",
+        meaning="tokens",
+        exact=exact.length,
+        estimate=lambda d: estimators.bounded_mean(d.lengths.double()),
+        interval=tokens_interval(1.0),
+        bounded=True,
+    )
+    yield MetricSpec(
+        name="eval/eos",
+        unit=SHARE,
+        group="Length",
+        meaning="share that ends",
+        exact=lambda listed: float(listed.policy @ listed.sequences.ended.double()),
+        estimate=lambda d: estimators.bounded_mean(d.ended.double()),
+        interval=unit_interval,
+        bounded=True,
+    )
+
+
+METRICS = {
+    spec.name: spec for spec in (*_against_the_prior(), *_against_the_target(), *_of_texts())
+}
+
+# What is said of the target itself, and of a policy whose sequences are all listed.
+EXACT_ONLY = (
+    MetricSpec(
+        name="target/entropy",
+        unit=NATS,
+        group="Target",
+        meaning=NATS,
+        exact=lambda listed: -listed.target_mean(listed.log_density),
+    ),
+    MetricSpec(
+        name="target/reward",
+        unit="the reward's",
+        group="Target",
+        meaning="mean",
+        exact=lambda listed: float(listed.target @ listed.reward),
+    ),
+    MetricSpec(
+        name="target/kl_prior",
+        unit=NATS,
+        group="Target",
+        meaning="KL(p‖π0), nats",
+        exact=lambda listed: listed.target_mean(listed.log_density - listed.log_prior),
+    ),
+    MetricSpec(
+        name="policy/largest_probability",
+        unit="probability",
+        group="Policy",
+        meaning="of a sequence",
+        exact=lambda listed: float(listed.policy.max()),
+    ),
+)
