@@ -1,10 +1,10 @@
-"""The one type that samplers make, targets and objectives read, and metrics reduce to numbers."""
+"""What samplers make, targets and objectives read, and metrics reduce to numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -44,6 +44,7 @@ class Samples:
         log_density: `(N,)` log-density of what drew each, nats per sequence. A decoder whose
             weights are merged and rounded differs from the policy as it is trained by nats in low
             precision. None where the engine does not say; `log_policy` then stands in.
+        log_weight: `(N,)` nats, towards what the draw represents; None where unweighted.
     """
 
     contexts: list[Context]
@@ -60,6 +61,7 @@ class Samples:
     kl: Tensor | None = None
     values: Tensor | None = None
     log_density: Tensor | None = None
+    log_weight: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -94,6 +96,17 @@ class Samples:
     def log_prior_sequence(self) -> Tensor:
         """`(N,)` log π0(x), nats per sequence, float64."""
         return self.log_prior.double().sum(1)
+
+    @property
+    def log_drawn(self) -> Tensor:
+        """`(N,)` log-density of what drew each, or what stands in for it, float64."""
+        return self.log_policy_sequence if self.log_density is None else self.log_density.double()
+
+    def mean(self, values: Tensor) -> float:
+        """The mean of `values` `(N,)` over what the samples represent, self-normalised."""
+        if self.log_weight is None:
+            return values.mean().item()
+        return float((self.log_weight.double().softmax(0) * values).sum())
 
     @property
     def resolution(self) -> Tensor:
@@ -168,6 +181,31 @@ class Samples:
             return torch.cat(values)
 
         return Samples(**{f.name: join(f.name) for f in fields(Samples)})
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a draw took: tokens through a model, and completions that rewards scored."""
+
+    tokens: int = 0
+    rewards: int = 0
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Scored samples, and what they are samples of.
+
+    Attributes:
+        samples: the samples; their weights are towards what they represent.
+        represents: the policy, the target, or whatever the sampler itself makes.
+        info: the sampler's own numbers, by name.
+        cost: what it took.
+    """
+
+    samples: Samples
+    represents: Literal["policy", "target", "sampler"] = "policy"
+    info: Mapping[str, float] = field(default_factory=dict)
+    cost: Cost = field(default_factory=Cost)
 
 
 # Roundings that a token's log-probability collects on its way through a model, in units of eps.

@@ -29,7 +29,7 @@ from klvi.models.loading import quiet_transformers
 from klvi.models.policy import Policy
 from klvi.models.prior import load_prior
 from klvi.models.self_check import check_policy
-from klvi.samplers.ancestral import sample
+from klvi.samplers.ancestral import Ancestral
 from klvi.samples import Samples
 from scripts.small_models import save, save_adapter, small_model
 
@@ -75,7 +75,7 @@ def measure(model_type: str, folder: Path) -> Row:
     adapter = save_adapter(base, folder / "adapter")
     policy.load_adapter(adapter)
     generator = torch.Generator().manual_seed(0)
-    samples = sample(policy, CONTEXTS, max_new_tokens=NEW_TOKENS, generator=generator)
+    samples = Ancestral(NEW_TOKENS).complete(policy, CONTEXTS, generator)
     with quiet_transformers():
         plain = AutoModelForCausalLM.from_pretrained(base)
         log_prior = plain_log_probs(plain, samples)

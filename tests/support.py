@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
@@ -20,6 +22,7 @@ from klvi.files import digest
 from klvi.models.policy import Policy
 from klvi.models.scoring import Completions, next_tokens
 from klvi.runs.trust import signature
+from klvi.samplers.ancestral import Ancestral
 from klvi.samples import Samples
 
 torch.set_num_threads(1)
@@ -134,3 +137,10 @@ def sign(folder: Path, *code: Path) -> None:
     digests = {str(file): digest(file) for file in code}
     signed = signature((folder / "config.yaml").read_text(), digests)
     (folder / "manifest.json").write_text(json.dumps({"code": digests, "signature": signed}))
+
+
+def sample(
+    policy: Policy, contexts: Sequence[Context], *, generator: torch.Generator, **settings: Any
+) -> Samples:
+    """Unscored completions of the policy."""
+    return Ancestral(**settings).complete(policy, contexts, generator)

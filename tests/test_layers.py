@@ -15,7 +15,7 @@ LAYERS = [
     {"errors", "contexts", "conf"},
     {"files", "terminal", "interruption"},
     {"console"},
-    {"samples"},
+    {"samples", "timing"},
     {"runs"},
     {"config"},
     {"models", "metrics"},

@@ -53,19 +53,12 @@ class Objective(ABC):
         epochs: passes over each rollout.
         minibatches: optimizer steps per pass.
         needs_values: whether the policy needs a value head.
-        adaptive_proposal: whether rollouts come from a frozen copy of the policy, renewed when
-            `refresh_proposal` says so.
     """
 
     name: str
     epochs: int = 1
     minibatches: int = 1
     needs_values: bool = False
-    adaptive_proposal: bool = False
-
-    def prior_rows(self, count: int) -> int:
-        """How many of a rollout's `count` completions are drawn from the prior."""
-        return 0
 
     @abstractmethod
     def signals(
@@ -74,8 +67,8 @@ class Objective(ABC):
         """What the loss needs of a scored rollout, computed once.
 
         Args:
-            samples: N scored samples. Their `log_policy` is that of the policy or proposal,
-                also where the prior made them.
+            samples: N scored samples. Their `log_policy` is that of the policy, or of the earlier
+                policy that proposed them, and `log_drawn` the density of what drew them.
             target: what is aimed at by now: the target itself, or a tempered one on the way to it.
             log_target: `(N,)` its log P(x), unnormalised, nats per sequence; -inf is allowed.
 
@@ -96,10 +89,6 @@ class Objective(ABC):
 
     def reset(self) -> None:  # noqa: B027 (most objectives estimate nothing of it)
         """Forget what was estimated of the target: it is another from now on."""
-
-    def refresh_proposal(self, samples: Samples, log_target: Tensor, log_policy: Tensor) -> bool:
-        """Whether the policy, with `log_policy` `(N,)` on proposal samples, should replace it."""
-        return False
 
     def state_dict(self) -> dict[str, Any]:
         """What a resume needs beside the policy and the optimizer."""

@@ -2,7 +2,6 @@
 
 Khalifa, Elsahar and Dymetman 2021 (arXiv 2012.11635), algorithm 1 (KL-adaptive DPG), with the
 baseline of Korbak et al. 2022 (arXiv 2206.00761) and a running estimate of log Z per context.
-Samples may come in part from the prior (a defensive mixture, Hesterberg 1995).
 """
 
 from __future__ import annotations
@@ -104,12 +103,7 @@ def _log_sums_of_others(table: Tensor) -> Tensor:
 
 
 class GDC(Objective):
-    """Distributional policy gradient towards the target.
-
-    Samples are the policy's own, those of an earlier policy (`adaptive`), or a `mixture` of the
-    policy's and the prior's. A policy that has lost a rare sequence seldom draws it again; in the
-    mixture it comes up as often as the prior has it.
-    """
+    """Distributional policy gradient towards the target, from samples of any known density."""
 
     name = "gdc"
 
@@ -117,13 +111,7 @@ class GDC(Objective):
         self.config = config
         self.epochs = config.epochs
         self.minibatches = config.minibatches
-        self.adaptive_proposal = config.proposal == "adaptive"
         self.log_z, self.log_ratio = RunningMean(), RunningMean()
-        self._gain = 0.0
-
-    def prior_rows(self, count: int) -> int:
-        """`prior_share` of a mixture's `count` completions, none of other proposals'."""
-        return int(self.config.prior_share * count) if self.config.proposal == "mixture" else 0
 
     def signals(
         self, samples: Samples, target: Target, log_target: Tensor
@@ -133,7 +121,7 @@ class GDC(Objective):
         The baseline π/q is divided by an estimate of its mean, 1, from the very samples that Z is
         estimated from: at the target each weight then equals its baseline, whatever q is.
         """
-        log_proposal = self._log_proposal(samples)
+        log_proposal = samples.log_drawn
         log_weights = log_target.double() - log_proposal
         log_z, log_z_of_all = self.log_z.update(log_weights, samples.context)
         log_scale, _ = self.log_ratio.update(
@@ -160,27 +148,6 @@ class GDC(Objective):
         }
         return signals, statistics
 
-    def _log_proposal(self, samples: Samples) -> Tensor:
-        """`(N,)` log q of the whole rollout, nats per sequence.
-
-        The balance heuristic (Veach and Guibas 1995): every sample is weighed by the mixture of
-        its context, also where it is known which part made it. What a decoder drew it from may
-        differ from the policy or prior that is scored: the heuristic's shares come from the
-        latter, and each sample is divided by the density of what drew it. Shares that sum to 1 at
-        every x keep the estimate unbiased, whatever they are.
-        """
-        count = len(samples)
-        from_prior = torch.arange(count) >= count - self.prior_rows(count)
-        _, place, sizes = samples.context.unique(return_inverse=True, return_counts=True)
-        share = torch.zeros(len(sizes)).double().index_add(0, place, from_prior.double()) / sizes
-        share = share[place].to(samples.lengths.device)
-        log_policy, log_prior = samples.log_policy_sequence, samples.log_prior_sequence
-        log_mixture = torch.logaddexp(log_policy + (1 - share).log(), log_prior + share.log())
-        if samples.log_density is None:
-            return log_mixture
-        own = torch.where(from_prior.to(share.device), log_prior, log_policy)
-        return log_mixture + (samples.log_density.double() - own)
-
     def loss(
         self, prediction: Prediction, samples: Samples, signals: Signals, totals: Totals
     ) -> tuple[Tensor, Statistics]:
@@ -200,50 +167,20 @@ class GDC(Objective):
         return loss, {"loss/policy_avg": loss.item()}
 
     def reset(self) -> None:
-        """Estimate log Z, and the proposal's worth, of the new target alone."""
+        """Estimate log Z of the new target alone."""
         self.log_z, self.log_ratio = RunningMean(), RunningMean()
-        self._gain = 0.0
-
-    def refresh_proposal(self, samples: Samples, log_target: Tensor, log_policy: Tensor) -> bool:
-        """Whether the policy is nearer to the target than the proposal, on samples so far.
-
-        Evidence adds up until the proposal is renewed. With divergence kl it is
-        E_p[log π − log q] = KL(p‖q) − KL(p‖π), with tv it is TV(p, q) − TV(p, π).
-
-        Args:
-            samples: N samples of the proposal q.
-            log_target: `(N,)` log P.
-            log_policy: `(N,)` log π, nats per sequence.
-        """
-        log_proposal = samples.log_policy_sequence
-        log_drawn = log_proposal if samples.log_density is None else samples.log_density
-        log_weights = log_target.double() - log_drawn
-        if bool(torch.isneginf(log_weights).all()):
-            return False
-        weights = (log_weights - log_weights.logsumexp(0)).exp() * len(log_weights)
-        log_ratio = log_policy.double() - log_proposal
-        if self.config.divergence == "kl":
-            gain = (weights * log_ratio).mean()
-        else:
-            gain = 0.5 * ((1 - weights).abs() - (log_ratio.exp() - weights).abs()).mean()
-        self._gain += gain.item()
-        refresh = self._gain > 0
-        self._gain = 0.0 if refresh else self._gain
-        return refresh
 
     def state_dict(self) -> dict[str, Any]:
-        """The running means and the evidence for renewing the proposal."""
+        """The running means."""
         return {
             "log_z": self.log_z.state_dict(),
             "log_ratio": self.log_ratio.state_dict(),
-            "gain": self._gain,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore `state_dict()`."""
         self.log_z.load_state_dict(state["log_z"])
         self.log_ratio.load_state_dict(state["log_ratio"])
-        self._gain = state["gain"]
 
 
 def _resolution(samples: Samples, log_target: Tensor) -> Tensor:

@@ -26,36 +26,59 @@ from klvi.models.scoring import (
     token_entropy,
     token_kl,
 )
-from klvi.samples import Samples
+from klvi.rewards.scoring import scored
+from klvi.samplers.base import Sampler
+from klvi.samplers.randomness import Randomness
+from klvi.samples import Cost, Draw, Samples
+from klvi.targets.base import Target
+from klvi.timing import timed
 
 
-def sample(
-    policy: Policy,
-    contexts: Sequence[Context],
-    *,
-    max_new_tokens: int,
-    generator: torch.Generator,
-    batch_size: int | None = 256,
-    budget: int | None = None,
-    distributions: bool = False,
-) -> Samples:
-    """One completion per context, drawn from the policy at temperature 1; no reward yet.
+@dataclass(frozen=True)
+class Ancestral(Sampler):
+    """Completions of the policy itself.
 
-    Args:
-        generator: on the policy's device.
+    Attributes:
+        max_new_tokens: tokens of a completion at most.
         batch_size: completions decoded together; None for all.
         budget: tokens scored together; None for what suits model and device.
-        distributions: also compute `entropy` and `kl` of the next-token distributions, which
-            costs a forward pass of the policy.
+        distributions: whether samples have `entropy` and `kl` of the next-token distributions.
     """
-    drawn = draw(
-        policy,
-        contexts,
-        max_new_tokens=max_new_tokens,
-        generator=generator,
-        batch_size=batch_size,
-    )
-    return rescore(policy, drawn, budget=budget, distributions=distributions)
+
+    max_new_tokens: int
+    batch_size: int | None = 256
+    budget: int | None = None
+    distributions: bool = False
+
+    def sample(
+        self,
+        policy: Policy,
+        target: Target,
+        contexts: Sequence[Context],
+        randomness: Randomness,
+    ) -> Draw:
+        """A completion per context at temperature 1."""
+        samples = self.complete(policy, contexts, randomness.generator(policy.device))
+        with timed("reward", policy.device):
+            samples = scored(samples, target.scorers, update=randomness.update)
+        models = 1 if policy.is_prior else 2
+        cost = Cost(tokens=models * int(samples.lengths.sum()), rewards=len(samples))
+        return Draw(samples, cost=cost)
+
+    def complete(
+        self, policy: Policy, contexts: Sequence[Context], generator: torch.Generator
+    ) -> Samples:
+        """As `sample`, without scores."""
+        with timed("rollout", policy.device):
+            drawn = draw(
+                policy,
+                contexts,
+                max_new_tokens=self.max_new_tokens,
+                generator=generator,
+                batch_size=self.batch_size,
+            )
+        with timed("prior", policy.device):
+            return rescore(policy, drawn, budget=self.budget, distributions=self.distributions)
 
 
 @out_of_memory("decoding")
@@ -68,7 +91,14 @@ def draw(
     generator: torch.Generator,
     batch_size: int | None = 256,
 ) -> Samples:
-    """As `sample`, with `log_policy` as captured on the way, and `log_prior` still 0."""
+    """One completion per context, drawn from the policy at temperature 1; no scores yet.
+
+    Its `log_policy` is that captured on the way, its `log_prior` still 0.
+
+    Args:
+        generator: on the policy's device.
+        batch_size: completions decoded together; None for all.
+    """
     if not contexts:
         raise ValueError("no contexts to complete")
     parts, order = [], []

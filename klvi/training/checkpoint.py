@@ -111,7 +111,7 @@ def _state(loop: Loop) -> dict[str, Any]:
         "scheduler": loop.optimisation.scheduler.state_dict(),
         "objective": loop.objective.state_dict(),
         "value_head": None if head is None else head.state_dict(),
-        "proposal": loop.proposal,
+        "proposal": loop.proposal.state_dict(),
         "record": loop.record,
     }
 
@@ -124,7 +124,7 @@ def _restore(loop: Loop, state: dict[str, Any]) -> None:
     loop.objective.load_state_dict(state["objective"])
     if loop.policy.value_head is not None:
         loop.policy.value_head.load_state_dict(state["value_head"])
-    loop.proposal = state["proposal"]
+    loop.proposal.load_state_dict(state["proposal"])
     loop.record = state.get("record")
 
 

@@ -14,13 +14,12 @@ from klvi.metrics.evaluate import evaluate
 from klvi.metrics.frontier import frontier_violation
 from klvi.metrics.measurement import Metric, Unavailable
 from klvi.models.policy import Policy
-from klvi.rewards.scoring import scored
-from klvi.samplers.ancestral import log_policy_of, sample
+from klvi.samplers.ancestral import Ancestral, log_policy_of
+from klvi.samplers.randomness import Randomness
 from klvi.samples import Samples
 from klvi.targets.base import Target
 from klvi.training.enumeration import ExactEvaluator
 from klvi.training.prompt_stream import PromptStream
-from klvi.training.randomness import seeded_generator
 
 
 @dataclass(frozen=True)
@@ -139,19 +138,18 @@ class Evaluator:
         What `seed` gives for one `purpose` is independent of what it gives for another.
         Raises UserError where log-probabilities are not numbers.
         """
-        generator = seeded_generator(purpose, seed, device=self.policy.device)
-        samples = sample(
-            self.policy,
-            contexts,
-            max_new_tokens=self.config.rollout.max_new_tokens,
-            generator=generator,
-            batch_size=self.config.rollout.batch_size,
-            budget=self.config.rollout.micro_batch_tokens,
-            distributions=purpose == "evaluation",
-        )
+        sampler = replace(self.sampler, distributions=purpose == "evaluation")
+        randomness = Randomness(purpose, (seed,), update)
+        samples = sampler.sample(self.policy, self.target, contexts, randomness).samples
         if not bool(samples.log_policy.isfinite().all()):
             raise UserError(
                 f"model {self.config.model.name}: the policy's log-probabilities are not finite; "
                 "use model.dtype=float32, or a policy trained with a smaller optim.lr"
             )
-        return scored(samples, self.target.scorers, update=update)
+        return samples
+
+    @property
+    def sampler(self) -> Ancestral:
+        """What completes contexts."""
+        settings = self.config.rollout
+        return Ancestral(settings.max_new_tokens, settings.batch_size, settings.micro_batch_tokens)

@@ -5,33 +5,31 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from klvi import interruption
 from klvi.config.schema import TrainConfig
-from klvi.contexts import Context
 from klvi.errors import UserError
 from klvi.models.memory import out_of_memory
 from klvi.models.policy import Policy
 from klvi.models.scoring import token_entropy
 from klvi.objectives.base import Objective, Prediction, Signals, Statistics, Totals
-from klvi.rewards.scoring import scored
-from klvi.samplers.ancestral import Pass, draw, log_policy_of, passes, rescore
-from klvi.samples import Samples
+from klvi.samplers.ancestral import Pass, log_policy_of, passes
+from klvi.samplers.base import Sampler
+from klvi.samplers.randomness import Randomness, seeded_generator
+from klvi.samples import Draw, Samples
 from klvi.targets.base import Target
+from klvi.timing import collecting, timed
 from klvi.training.optimisation import Optimisation
 from klvi.training.prompt_stream import PromptStream
-from klvi.training.randomness import seeded_generator
 
 Record = dict[str, Any]
 # Samples on which a policy is checked before it is kept.
 PROBED = 4
-T = TypeVar("T")
 
 
 class DivergenceError(UserError):
@@ -58,6 +56,7 @@ class Loop:
     """Trains a policy on an objective; what happens beside an update is left to hooks.
 
     Attributes:
+        proposal: draws what is learned from.
         on_complete: called when an update is complete, before anything is done with its record.
         on_update: called after each update with its record.
         update: the number of updates done.
@@ -69,6 +68,7 @@ class Loop:
     policy: Policy
     objective: Objective
     target: Target
+    proposal: Sampler
     contexts: PromptStream
     optimisation: Optimisation
     on_update: list[Callable[[Record], None]] = field(default_factory=list)
@@ -76,13 +76,10 @@ class Loop:
     update: int = 0
     seconds: float = 0.0
     record: Record | None = None
-    proposal: list[Tensor] | None = None
 
     def __post_init__(self) -> None:
         self._timings: dict[str, float] = defaultdict(float)
         self._probe: Samples | None = None
-        if self.objective.adaptive_proposal and self.proposal is None:
-            self.proposal = self.policy.snapshot()
 
     def run(self) -> None:
         """Do the updates that are left.
@@ -99,31 +96,37 @@ class Loop:
         """One update; returns its record."""
         started = time.perf_counter()
         self._timings.clear()
-        generator = self._generator(self.update + 1)
-        samples = self.score(self.roll_out(generator))
-        self._probe = samples.select(torch.arange(min(PROBED, len(samples))))
-        share = self.annealed_share(self.update)
-        if share != self.annealed_share(self.update - 1):
-            self.objective.reset()
-        target = self.target.tempered(share)
-        log_target = target.log_unnormalised(samples)
-        with self.timed("update"), out_of_memory("updating"):
-            signals, statistics = self.objective.signals(samples, target, log_target)
-            self._renew_proposal(samples, log_target)
-            if signals:
-                statistics |= self.learn(samples, signals, generator)
-            else:
-                self.optimisation.step()
+        with collecting(self._timings):
+            draw, statistics, share = self._update()
         self._check("the weights are", *(p.detach() for p in self.policy.parameters()))
         self.update += 1
         elapsed = time.perf_counter() - started
         self.seconds += elapsed
-        record = self._record(samples, statistics, elapsed, share)
+        record = self._record(draw, statistics, elapsed, share)
         self.optimisation.advance()
         self.record = dict(record)
         for hook in self.on_complete:
             hook()
         return record
+
+    def _update(self) -> tuple[Draw, Statistics, float]:
+        share = self.annealed_share(self.update)
+        target = self.target.tempered(share)
+        if share != self.annealed_share(self.update - 1):
+            self.objective.reset()
+            self.proposal.reset()
+        draw = self.roll_out(target)
+        samples = draw.samples
+        self._probe = samples.select(torch.arange(min(PROBED, len(samples))))
+        log_target = target.log_unnormalised(samples)
+        with timed("update", self.policy.device), out_of_memory("updating"):
+            signals, statistics = self.objective.signals(samples, target, log_target)
+            self._renew_proposal(draw, log_target)
+            if signals:
+                statistics |= self.learn(samples, signals)
+            else:
+                self.optimisation.step()
+        return draw, statistics, share
 
     def annealed_share(self, update: int) -> float:
         """How far the target is tempered after `update` updates: 1 when annealing is over.
@@ -134,56 +137,21 @@ class Loop:
         steps = self.config.anneal * self.config.updates
         return 1.0 if update + 1 >= steps else (update + 1) / steps
 
-    def roll_out(self, generator: torch.Generator) -> Samples:
-        """The next contexts, completed by the policy, or by the proposal where there is one.
-
-        Last come the completions that the objective wants of the prior, of contexts spread evenly
-        over the batch.
-        """
+    def roll_out(self, target: Target) -> Draw:
+        """The next contexts, completed by the proposal and scored."""
         contexts = self.contexts.batch(self.update, self.config.batch_size)
-        others = self.objective.prior_rows(len(contexts))
-        if not others:
-            return self._complete(contexts, self.proposal, generator)
-        for_policy, for_prior = split_evenly(contexts, others)
-        samples = self._complete(for_policy, self.proposal, generator)
-        from_prior = self._complete(for_prior, self.policy.zero_adapter(), generator)
-        budget = self.config.rollout.micro_batch_tokens
-        with self.timed("prior"), self.policy.with_adapter(self.proposal):
-            log_policy = log_policy_of(self.policy, from_prior, budget)
-        self._check("the log-probabilities are", log_policy)
-        return Samples.concatenate([samples, replace(from_prior, log_policy=log_policy)])
-
-    def _complete(
-        self, contexts: list[Context], adapter: list[Tensor] | None, generator: torch.Generator
-    ) -> Samples:
-        """Completions of the policy with `adapter` (None: as it is), scored by it and the prior."""
-        settings = self.config.rollout
-        with self.policy.with_adapter(adapter):
-            with self.timed("rollout"):
-                samples = draw(
-                    self.policy,
-                    contexts,
-                    max_new_tokens=settings.max_new_tokens,
-                    generator=generator,
-                    batch_size=settings.batch_size,
-                )
-            with self.timed("prior"):
-                samples = rescore(self.policy, samples, budget=settings.micro_batch_tokens)
+        draw = self.proposal.sample(self.policy, target, contexts, self._randomness("rollout"))
+        samples = draw.samples
         self._check("the log-probabilities are", samples.log_policy, samples.values)
-        return samples
+        return draw
 
-    def score(self, samples: Samples) -> Samples:
-        """The samples with the scores that the target is made of."""
-        with self.timed("reward"):
-            return scored(samples, self.target.scorers, update=self.update + 1)
-
-    def learn(self, samples: Samples, signals: Signals, generator: torch.Generator) -> Statistics:
+    def learn(self, samples: Samples, signals: Signals) -> Statistics:
         """All passes over one rollout; returns the mean of each statistic over minibatches."""
         collected: dict[str, list[float]] = defaultdict(list)
         whole = self.objective.minibatches == 1
         parts = list(self.parts(samples, signals)) if whole else []
         for epoch in range(self.objective.epochs):
-            for rows in self._minibatches(len(samples), generator):
+            for rows in self._minibatches(len(samples), epoch):
                 if not whole:
                     parts = list(self.parts(samples.select(rows), _select(signals, rows)))
                 statistics = self.learn_minibatch(parts, entropy=epoch == 0)
@@ -249,67 +217,46 @@ class Loop:
             f"scale the reward or beta={self.config.beta:g}, or use model.dtype=float32"
         )
 
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Count the block's seconds as `time/<stage>` of this update."""
-        if self.policy.device.type == "cuda":
-            torch.cuda.synchronize()
-        started = time.perf_counter()
-        yield
-        if self.policy.device.type == "cuda":
-            torch.cuda.synchronize()
-        self._timings[stage] += time.perf_counter() - started
+    def _randomness(self, purpose: str) -> Randomness:
+        """Depends on seed and update alone, so that a resume needs no state."""
+        update = self.update + 1
+        return Randomness(purpose, (self.config.seed, update), update)
 
-    def _generator(self, update: int) -> torch.Generator:
-        """Random numbers that depend on seed and update alone, so that a resume needs no state."""
-        return seeded_generator("rollout", self.config.seed, update, device=self.policy.device)
-
-    def _minibatches(self, count: int, generator: torch.Generator) -> Iterator[Tensor]:
-        device = generator.device
+    def _minibatches(self, count: int, epoch: int) -> Iterator[Tensor]:
+        device = self.policy.device
         if self.objective.minibatches == 1:
             yield torch.arange(count, device=device)
             return
-        order = torch.randperm(count, generator=generator, device=device)
+        seeds = self.config.seed, self.update + 1, epoch
+        generator = seeded_generator("minibatches", *seeds)
+        order = torch.randperm(count, generator=generator).to(device)
         yield from order.tensor_split(self.objective.minibatches)
 
-    def _renew_proposal(self, samples: Samples, log_target: Tensor) -> None:
-        if self.proposal is None:
-            return
-        budget = self.config.rollout.micro_batch_tokens
-        log_policy = log_policy_of(self.policy, samples, budget)
-        if self.objective.refresh_proposal(samples, log_target, log_policy.sum(1)):
-            self.proposal = self.policy.snapshot()
+    def _renew_proposal(self, draw: Draw, log_target: Tensor) -> None:
+        def log_policy() -> Tensor:
+            budget = self.config.rollout.micro_batch_tokens
+            return log_policy_of(self.policy, draw.samples, budget).double().sum(1)
 
-    def _record(
-        self, samples: Samples, statistics: Statistics, elapsed: float, share: float
-    ) -> Record:
-        tokens = int(samples.lengths.sum())
-        own = len(samples) - self.objective.prior_rows(len(samples))
-        samples = samples.select(torch.arange(own, device=samples.lengths.device))
+        self.proposal.adapt(draw, log_target, log_policy)
+
+    def _record(self, draw: Draw, statistics: Statistics, elapsed: float, share: float) -> Record:
+        samples = draw.samples
+        log_ratio = samples.log_policy_sequence - samples.log_prior_sequence
         record: Record = {
             "update": self.update,
             "episode": self.update * self.config.batch_size,
             "seconds": self.seconds,
-            "objective/kl": (samples.log_policy - samples.log_prior).sum(1).mean().item(),
-            "objective/entropy": -samples.log_policy_sequence.mean().item(),
-            "objective/scores": samples.reward.mean().item(),
+            "objective/kl": samples.mean(log_ratio),
+            "objective/entropy": -samples.mean(samples.log_policy_sequence),
+            "objective/scores": samples.mean(samples.reward),
             **statistics,
+            **draw.info,
             **({"anneal/share": share} if self.config.anneal else {}),
             "val/num_eos_tokens": int(samples.ended.sum()),
             "lr": self.optimisation.lr,
-            "tokens_per_second": tokens / elapsed,
+            "tokens_per_second": int(samples.lengths.sum()) / elapsed,
         }
         return record | {f"time/{stage}": value for stage, value in self._timings.items()}
-
-
-def split_evenly(contexts: list[T], others: int) -> tuple[list[T], list[T]]:
-    """The contexts parted in two, `others` of them, evenly spread, in the second part."""
-    count = len(contexts)
-    second = [(row + 1) * others // count > row * others // count for row in range(count)]
-    return (
-        [context for context, chosen in zip(contexts, second, strict=True) if not chosen],
-        [context for context, chosen in zip(contexts, second, strict=True) if chosen],
-    )
 
 
 def _select(signals: Signals, rows: Tensor, length: int | None = None) -> Signals:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from klvi.contexts import Context
-from klvi.training.randomness import seeded_generator
+from klvi.samplers.randomness import seeded_generator
 
 
 @dataclass(frozen=True)

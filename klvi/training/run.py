@@ -50,6 +50,7 @@ from klvi.runs.checksums import write_checksums
 from klvi.runs.lock import FolderLock
 from klvi.runs.manifest import write_manifest
 from klvi.runs.stored import write_config
+from klvi.samplers import build_proposal
 from klvi.samplers.vllm import VLLMDecoder
 from klvi.targets import build_target
 from klvi.terminal import tell
@@ -182,6 +183,7 @@ def assemble_loop(config: TrainConfig, evaluator: Evaluator) -> Loop:
         policy=evaluator.policy,
         objective=objective,
         target=evaluator.target,
+        proposal=build_proposal(config.objective, evaluator.sampler),
         contexts=evaluator.contexts,
         optimisation=Optimisation(evaluator.policy, config.optim, config.updates),
     )

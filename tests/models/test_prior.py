@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import sample
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers import models as tokenizer_models
 from torch.testing import assert_close
@@ -31,7 +32,6 @@ from klvi.errors import UserError
 from klvi.models.policy import Policy
 from klvi.models.prior import load_prior
 from klvi.models.scoring import Completions, next_tokens, token_log_probs
-from klvi.samplers.ancestral import sample
 
 SMALL = {
     "hidden_size": 32,

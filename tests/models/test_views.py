@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from support import sample
 from torch import Tensor
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -16,7 +17,6 @@ from klvi.config.schema import LoraSection, ModelConfig
 from klvi.contexts import contexts_of
 from klvi.models.policy import Policy
 from klvi.models.prior import load_prior
-from klvi.samplers.ancestral import sample
 from klvi.samples import Samples
 from scripts.small_models import save, small_model, small_tokenizer
 

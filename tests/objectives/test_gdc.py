@@ -12,6 +12,7 @@ from torch.testing import assert_close
 from klvi.contexts import contexts_of
 from klvi.objectives import GDC, Prediction, Signals, Totals, build_objective
 from klvi.objectives.gdc import RunningMean, effective_sample_size
+from klvi.samplers.mixture import log_mixture
 from klvi.samples import Samples
 from klvi.targets import Posterior
 
@@ -89,14 +90,16 @@ def test_a_sample_without_another_of_its_context_says_nothing() -> None:
     assert (gradient_of(objective, samples, signals)[[0, 3], 0] != 0).all()
 
 
-@pytest.mark.parametrize("options", [{}, {"proposal": "mixture"}, {"epochs": 3}])
+@pytest.mark.parametrize("options", [{}, {"from_prior": 20}, {"epochs": 3}])
 def test_at_the_target_the_gradient_is_exactly_zero(options: dict[str, object]) -> None:
     """Also where the policy, the prior and a pass differ by rounding, and from the decoder."""
     samples = replace(made_samples([3] * 40), contexts=contexts_of(list("abcde") * 8))
     noise = 1e-6 * torch.randn(40, 3, generator=torch.Generator().manual_seed(3))
     generator = torch.Generator().manual_seed(4)
     drawn = samples.log_policy_sequence + 0.2 * torch.randn(40, generator=generator).double()
-    samples = replace(samples, log_density=drawn if not options else None)
+    from_prior = int(options.pop("from_prior", 0))
+    density = log_mixture(samples, from_prior) if from_prior else None
+    samples = replace(samples, log_density=density if from_prior or options else drawn)
     objective = made_gdc(**options)
     for constant in (7.0, 7.0):
         log_target = samples.log_policy_sequence + noise.double().sum(1) + constant
@@ -129,17 +132,6 @@ def test_a_weight_is_divided_by_the_density_of_what_drew() -> None:
     weights = (samples.log_prior_sequence - drawn).exp()
     expected = torch.minimum(3 * weights / (weights.sum() - weights), torch.tensor(3.0))
     assert_close(signals["weights"], expected)
-
-
-def test_shares_of_a_mixture_are_those_of_the_context() -> None:
-    """Of context a two of four samples come from the prior, of b none."""
-    samples = replace(made_samples([2] * 6), contexts=contexts_of(list("aabbaa")))
-    signals, _ = made_gdc(proposal="mixture", prior_share=0.35).signals(
-        samples, TARGET, samples.log_prior_sequence
-    )
-    policy, prior = samples.log_policy_sequence.exp(), samples.log_prior_sequence.exp()
-    expected = torch.where(torch.tensor([1, 1, 0, 0, 1, 1]) == 1, (policy + prior) / 2, policy)
-    assert_close(signals["log_proposal"].exp(), expected)
 
 
 def test_a_rollout_without_any_weight_teaches_nothing_and_is_reported() -> None:
@@ -179,14 +171,24 @@ def test_the_baseline_takes_out_the_mean() -> None:
         assert_close(log_policy.grad.sum(0)[0], torch.tensor(expected), atol=1e-6, rtol=0)
 
 
-def test_a_mixture_weighs_every_sample_by_both_of_its_parts() -> None:
+def test_its_state_survives() -> None:
+    samples = made_samples([3] * 8)
+    objective = made_gdc()
+    objective.signals(samples, TARGET, samples.log_prior_sequence)
+    other = made_gdc()
+    other.load_state_dict(objective.state_dict())
+    assert other.state_dict() == objective.state_dict()
+    other.reset()
+    assert other.state_dict() == made_gdc().state_dict()
+
+
+def test_weights_of_a_mixture_are_bounded_and_its_baseline_is_of_the_policy() -> None:
     samples = made_samples([2, 3, 4, 1])
-    objective = made_gdc(proposal="mixture", prior_share=0.25)
-    assert [objective.prior_rows(count) for count in (4, 3, 8)] == [1, 0, 2]
+    samples = replace(samples, log_density=log_mixture(samples, 1))
+    objective = made_gdc()
     signals, statistics = objective.signals(samples, TARGET, samples.log_prior_sequence)
     policy, prior = samples.log_policy_sequence.exp(), samples.log_prior_sequence.exp()
     proposal = 0.75 * policy + 0.25 * prior
-    assert_close(signals["log_proposal"].exp(), proposal)
     weights = prior / proposal
     expected = torch.minimum(3 * weights / (weights.sum() - weights), torch.tensor(3.0))
     assert_close(signals["weights"], expected)
@@ -196,46 +198,3 @@ def test_a_mixture_weighs_every_sample_by_both_of_its_parts() -> None:
     ratio = torch.minimum(3 * ratio / (ratio.sum() - ratio), torch.tensor(3.0))
     gradient = gradient_of(objective, samples, signals)[:, 0].double()
     assert_close(gradient, (ratio - expected) / 4)
-
-
-def test_a_rollout_too_small_for_a_mixture_is_the_policys_own() -> None:
-    samples = made_samples([2])
-    signals, _ = made_gdc(proposal="mixture").signals(samples, TARGET, samples.log_prior_sequence)
-    assert_close(signals["log_proposal"], samples.log_policy_sequence)
-
-
-@pytest.mark.parametrize("divergence", ["kl", "tv"])
-def test_the_proposal_is_renewed_when_the_policy_is_nearer(divergence: str) -> None:
-    samples = made_samples([3] * 50)
-    log_target = samples.log_prior_sequence
-    objective = made_gdc(proposal="adaptive", divergence=divergence)
-    assert objective.adaptive_proposal
-    proposal = samples.log_policy_sequence
-    normalised = log_target - (log_target - proposal).exp().mean().log()
-    nearer = proposal + 0.5 * (normalised - proposal)
-    further = proposal - 0.5 * (normalised - proposal)
-    assert not objective.refresh_proposal(samples, log_target, further)
-    # The evidence against the policy has to be outweighed first.
-    outcomes = [objective.refresh_proposal(samples, log_target, nearer) for _ in range(5)]
-    assert any(outcomes)
-    assert made_gdc(proposal="adaptive", divergence=divergence).refresh_proposal(
-        samples, log_target, nearer
-    )
-
-
-def test_without_any_weight_the_proposal_stays() -> None:
-    samples = made_samples([3] * 4)
-    never = torch.full((4,), -math.inf)
-    objective = made_gdc(proposal="adaptive")
-    assert not objective.refresh_proposal(samples, never, samples.log_policy_sequence)
-
-
-def test_its_state_survives() -> None:
-    samples = made_samples([3] * 8)
-    objective = made_gdc(proposal="adaptive")
-    objective.signals(samples, TARGET, samples.log_prior_sequence)
-    objective.refresh_proposal(samples, samples.log_prior_sequence, samples.log_policy_sequence - 1)
-    other = made_gdc(proposal="adaptive")
-    other.load_state_dict(objective.state_dict())
-    assert other.state_dict() == objective.state_dict()
-    assert other.state_dict()["gain"] < 0

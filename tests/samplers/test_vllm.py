@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import LENGTH, LETTERS, disturb, train_config
+from support import LENGTH, LETTERS, disturb, sample, train_config
 from torch import Tensor
 from torch.testing import assert_close
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
@@ -22,7 +22,7 @@ from klvi.errors import UserError
 from klvi.models.decoding import decode
 from klvi.models.policy import Policy
 from klvi.models.prior import load_prior
-from klvi.samplers.ancestral import log_policy_of, sample
+from klvi.samplers.ancestral import log_policy_of
 from klvi.samplers.vllm import VLLMDecoder
 from klvi.samples import Samples
 from klvi.training.run import assemble_evaluator, assemble_loop
@@ -147,7 +147,7 @@ def test_training_follows_the_policy(engine: ModuleType) -> None:
     # At the first update every log-ratio is 0; a rollout's log-probabilities are the trainer's.
     assert loop.step()["val/ratio"] == pytest.approx(1.0, abs=0.05)
     disturb(loop.policy, 0.02)
-    samples = loop.roll_out(torch.Generator().manual_seed(0))
+    samples = loop.roll_out(loop.target).samples
     assert_close(samples.log_policy, log_policy_of(loop.policy, samples), atol=1e-5, rtol=0)
 
 

@@ -15,6 +15,7 @@ from support import train_config
 
 from klvi import interruption
 from klvi.interruption import Interruption
+from klvi.samplers.ancestral import Ancestral
 from klvi.training.checkpoint import Checkpoints
 from klvi.training.evaluation import Evaluator
 from klvi.training.loop import Loop
@@ -27,8 +28,8 @@ OBJECTIVES = {
     "adaptive": {"name": "gdc", "proposal": "adaptive"},
 }
 STAGES: dict[str, tuple[type, str]] = {
-    "rolling out": (Loop, "_complete"),
-    "scoring": (Loop, "score"),
+    "rolling out": (Ancestral, "complete"),
+    "scoring": (Loop, "roll_out"),
     "renewing the proposal": (Loop, "_renew_proposal"),
     "stepping": (Optimisation, "step"),
     "advancing": (Optimisation, "advance"),

@@ -11,12 +11,11 @@ from torch.testing import assert_close
 from klvi.config.schema import TrainConfig
 from klvi.errors import UserError
 from klvi.models.graph_decoding import graph_decode
-from klvi.models.policy import Policy
 from klvi.objectives import Signals, Statistics
 from klvi.samplers.ancestral import log_policy_of
 from klvi.samples import Samples
 from klvi.targets import Target
-from klvi.training.loop import Loop, split_evenly
+from klvi.training.loop import Loop
 from klvi.training.run import assemble_evaluator, assemble_loop
 
 
@@ -27,8 +26,7 @@ def assembled(config: TrainConfig) -> Loop:
 def gradients(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Tensor], Statistics]:
     """Of one minibatch, without a step."""
     disturb(loop.policy)
-    generator = torch.Generator().manual_seed(0)
-    samples = loop.score(loop.roll_out(generator))
+    samples = loop.roll_out(loop.target).samples
     signals, _ = loop.objective.signals(samples, loop.target, loop.target.log_unnormalised(samples))
     monkeypatch.setattr(loop.optimisation, "step", lambda: 1.0)
     statistics = loop.learn_minibatch(list(loop.parts(samples, signals)), entropy=True)
@@ -100,38 +98,12 @@ def test_every_pass_over_a_rollout_is_a_step(
     assert len(steps) == 3
 
 
-def test_a_mixtures_rollout_has_its_share_of_the_prior() -> None:
-    """The prior's half comes last, knows both log-probabilities, and is not in the record."""
-    objective = {"name": "gdc", "proposal": "mixture", "prior_share": 0.5}
-    loop = assembled(train_config(objective=objective, batch_size=4000))
-    disturb(loop.policy, 0.6)
-    samples = loop.roll_out(torch.Generator().manual_seed(0))
-    assert len(samples) == 4000
-    assert_close(samples.log_policy, log_policy_of(loop.policy, samples), atol=1e-4, rtol=0)
-    prior = Policy(loop.policy.prior)
-    assert_close(samples.log_prior, log_policy_of(prior, samples), atol=1e-4, rtol=0)
-    log_ratio = (samples.log_policy - samples.log_prior).sum(1)
-    # KL(π‖π0) > 0 > −KL(π0‖π), each many standard errors from 0.
-    for half, sign in ((log_ratio[:2000], 1), (log_ratio[2000:], -1)):
-        assert sign * half.mean() > 8 * half.std() / 2000**0.5
-    record = loop.step()
-    assert record["objective/kl"] == pytest.approx(log_ratio[:2000].mean().item(), rel=0.2)
-
-
-def test_the_prompts_of_a_mixture_are_split_evenly() -> None:
-    prompts = [str(row) for row in range(10)]
-    assert split_evenly(prompts, 5) == (prompts[::2], prompts[1::2])
-    policy, prior = split_evenly(prompts, 3)
-    assert prior == ["3", "6", "9"]
-    assert sorted(policy + prior) == prompts
-
-
 def test_the_parts_of_a_minibatch_hold_each_sequence_once() -> None:
     config = train_config(
         objective={"name": "gdc"}, batch_size=60, optim={"micro_batch_tokens": 40}
     )
     loop = assembled(config)
-    samples = loop.score(loop.roll_out(torch.Generator().manual_seed(0)))
+    samples = loop.roll_out(loop.target).samples
     signals = {"row": torch.arange(60), "token": samples.tokens}
     parts = list(loop.parts(samples, signals))
     assert len(parts) > 1
@@ -148,7 +120,7 @@ def test_graphs_decode_for_a_critic_and_are_not_scored_again() -> None:
     disturb(loop.policy)
     loop.policy.decoder = graph_decode
     assert loop.policy.scores_while_decoding
-    samples = loop.roll_out(torch.Generator().manual_seed(0))
+    samples = loop.roll_out(loop.target).samples
     assert samples.values is not None
     assert_close(samples.log_policy, log_policy_of(loop.policy, samples), atol=3e-5, rtol=0)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
-from support import LENGTH, LETTERS, LetterReward, letter_reward, train_config
+from support import LENGTH, LETTERS, LetterReward, letter_reward, sample, train_config
 from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers import GPT2Config, GPT2ForSequenceClassification
@@ -23,9 +23,10 @@ from klvi.contexts import contexts_of, unprompted
 from klvi.models.policy import Policy
 from klvi.models.prior import load_prior
 from klvi.objectives import Prediction, build_objective
-from klvi.samplers.ancestral import rescore, sample
-from klvi.samples import Samples
-from klvi.targets import build_target
+from klvi.rewards.scoring import scored
+from klvi.samplers.ancestral import Ancestral, rescore
+from klvi.samples import Draw, Samples
+from klvi.targets import Target, build_target
 from klvi.training.loop import Loop, Part, Record
 from klvi.training.optimisation import Optimisation
 from klvi.training.ppo import SharedTrunkPPOTrainer, ppo_config
@@ -46,10 +47,11 @@ class SeparateValueLoop(Loop):
         hidden = head.transformer(tokens).last_hidden_state
         return head.score(hidden)[:, :-1].squeeze(-1)
 
-    def roll_out(self, generator: torch.Generator) -> Samples:
+    def roll_out(self, target: Target) -> Draw:
         samples = rescore(self.policy, self.rollouts[self.update], distributions=True)
         with torch.no_grad():
-            return replace(samples, values=self.values(samples))
+            samples = replace(samples, values=self.values(samples))
+        return Draw(scored(samples, target.scorers, update=self.update + 1))
 
     def predict(self, part: Part, *, entropy: bool) -> Prediction:
         prediction = super().predict(part, entropy=entropy)
@@ -119,6 +121,7 @@ def train_with_klvi(
         policy=policy,
         objective=build_objective(config.objective),
         target=build_target(config.target, LetterReward(), config.beta),
+        proposal=Ancestral(LENGTH),
         contexts=PromptStream(contexts_of([""])),
         optimisation=Optimisation(policy, config.optim, config.updates),
     )

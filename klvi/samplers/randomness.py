@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 
 import torch
 
@@ -17,3 +18,22 @@ def seeded_generator(
     """
     digest = hashlib.sha256(repr((purpose, *seeds)).encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:4], "big"))
+
+
+@dataclass(frozen=True)
+class Randomness:
+    """The random numbers of one draw.
+
+    Attributes:
+        purpose: what they are for; what one purpose is given is independent of all others.
+        seeds: the same numbers again for the same.
+        update: after which the draw is made, for what a reward is told and errors name.
+    """
+
+    purpose: str
+    seeds: tuple[int, ...]
+    update: int
+
+    def generator(self, device: torch.device | str) -> torch.Generator:
+        """A generator on `device`, at its beginning."""
+        return seeded_generator(self.purpose, *self.seeds, device=device)

@@ -1,6 +1,6 @@
 import torch
 
-from klvi.training.randomness import seeded_generator
+from klvi.samplers.randomness import seeded_generator
 
 
 def numbers(*key: object) -> list[float]:
