@@ -364,7 +364,7 @@ class Run:
             tell(f"error: {reason_of(error)}")
 
     def _diverged(self, error: DivergenceError) -> DivergenceError:
-        steps = self.checkpoints.steps()
+        steps = self.checkpoints.steps(self.loop.update)
         kept = f"{self.checkpoints.directory}/step-{steps[-1]} is intact" if steps else "none yet"
         return DivergenceError(f"{error}; the last checkpoint: {kept}")
 
