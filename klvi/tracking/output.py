@@ -13,6 +13,7 @@ from rich.text import Text
 from klvi.console import HarmlessText, console
 from klvi.errors import RunError
 from klvi.files import append_text
+from klvi.terminal import harmless
 
 LOG_WIDTH, FILE_WIDTH = 100, 120
 
@@ -76,7 +77,7 @@ class Output:
 
 def warning(message: str) -> Text:
     """A line that nobody overlooks."""
-    return Text.assemble(("WARNING", "bold white on red"), (f" {message}", "bold red"))
+    return Text.assemble(("WARNING", "bold white on red"), (f" {harmless(message)}", "bold red"))
 
 
 def _plain(renderables: tuple[RenderableType, ...]) -> bool:
