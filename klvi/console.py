@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
 from rich.measure import Measurement
 from rich.segment import Segment
+from rich.text import Text
 
 from klvi.terminal import harmless
 
@@ -31,8 +32,14 @@ class _Harmless:
         return Measurement.get(console, options, self._content)
 
 
+class _Console(Console):
+    def render_str(self, text: str, **settings: Any) -> Text:
+        """Of its own accord rich drops some control characters, where they should be seen."""
+        return super().render_str(harmless(text), **settings)
+
+
 def console(file: Any = None, **settings: Any) -> Console:
     """A console that prints text as it is, without markup, and harmlessly."""
-    made = Console(file=file, highlight=False, markup=False, emoji=False, **settings)
+    made = _Console(file=file, highlight=False, markup=False, emoji=False, **settings)
     made.push_render_hook(HarmlessText())
     return made

@@ -61,9 +61,11 @@ def kind_of(path: Path) -> str | None:
 def disk_problem(error: OSError, path: Path | str | None = None) -> str:
     """An error of the disk in one line: the path, what happened, and the remedy.
 
-    `path` is named where the error itself knows none.
+    `path` is named where the error itself knows none, or but one of klvi's temporary files.
     """
     known = error.filename if isinstance(error.filename, str) else path
+    if path is not None and TEMPORARY.partition("{}")[0] in str(known):
+        known = path
     reason = error.strerror or str(error) or type(error).__name__
     remedy = REMEDIES.get(error.errno or 0)
     place = f"{known}: " if known is not None else ""
@@ -235,6 +237,8 @@ def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
                 path.rename(old)
             building.rename(path)
             sync_folder(path.parent)
+        except RunError as error:  # of a file in it
+            raise RunError(str(error).replace(str(building), str(path))) from error
         finally:
             for folder in (building, old):
                 shutil.rmtree(folder, ignore_errors=True)

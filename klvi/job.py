@@ -22,7 +22,7 @@ from klvi.config.context import Context
 from klvi.errors import UserError
 from klvi.files import kind_of, read_text, reason_of, write_whole
 from klvi.runs.folder import LOCK_FILES, holds_nothing
-from klvi.runs.lock import read_owner
+from klvi.runs.lock import LostLockError, read_owner
 from klvi.terminal import report, report_exception, safe_streams, tell
 
 FAILED = 1
@@ -76,8 +76,8 @@ def _end(error: BaseException, context: Context, *, new: bool) -> int:
         tell(f"error: {reason_of(error)}")
     elif cause is None:
         report_exception()
-    # A folder that held a run before keeps that run's summary.
-    if new:
+    # A folder that held a run before keeps that run's summary; so does one that is another's now.
+    if new and not isinstance(error, LostLockError):
         reason = reason_of(error) if cause is None else str(cause)
         drop = cause is not None or code != FAILED
         status = "failed" if cause is None else "interrupted"
@@ -126,7 +126,8 @@ def mark_failed(context: Context, reason: str, *, refused: bool, status: str = "
         summary = {"status": status, "reason": reason, "metrics": {}} | _summary(file)
         write_whole(file, json.dumps(summary, indent=2) + "\n")
     except Exception as error:
-        tell(f"error: {reason_of(error)}")
+        if reason_of(error) != reason:
+            tell(f"error: {reason_of(error)}")
 
 
 def _summary(file: Path) -> dict[str, Any]:

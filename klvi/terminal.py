@@ -15,6 +15,7 @@ import select
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Iterator
 from typing import Any, TextIO
 
@@ -202,7 +203,8 @@ def safe_streams() -> Iterator[None]:
     """Within, writing to `sys.stdout` and `sys.stderr` does not fail, also where they are closed.
 
     The process's own streams stay so until it ends, with Python's own last flush; those that
-    somebody put in their place, as tests do, are put back.
+    somebody put in their place, as tests do, are put back. What Python itself prints of warnings
+    and of exceptions that nobody catches is harmless.
     """
     _open_closed()
     replaced: list[tuple[str, Any, SafeStream]] = []
@@ -213,13 +215,44 @@ def safe_streams() -> Iterator[None]:
             setattr(sys, name, safe)
             replaced.append((name, before, safe))
     try:
-        yield
+        with _harmless_hooks():
+            yield
     finally:
         for name, before, safe in replaced:
             safe.flush()
             if before is not getattr(sys, f"__{name}__"):
                 setattr(sys, name, before)
                 safe.retire()
+
+
+@contextlib.contextmanager
+def _harmless_hooks() -> Iterator[None]:
+    before = warnings.formatwarning, threading.excepthook, sys.unraisablehook
+
+    def format_warning(*arguments: Any, **named: Any) -> str:
+        return harmless(before[0](*arguments, **named))
+
+    warnings.formatwarning = format_warning
+    threading.excepthook, sys.unraisablehook = _put_of_thread, _put_unraisable
+    try:
+        yield
+    finally:
+        warnings.formatwarning, threading.excepthook, sys.unraisablehook = before
+
+
+def _put_of_thread(found: threading.ExceptHookArgs) -> None:
+    if found.exc_type is not SystemExit:  # as Python's own hook
+        name = getattr(found.thread, "name", None)
+        _put_exception(f"Exception in thread {name}:", found.exc_value)
+
+
+def _put_unraisable(found: sys.UnraisableHookArgs) -> None:
+    _put_exception(f"{found.err_msg or 'Exception ignored in'}: {found.object!r}", found.exc_value)
+
+
+def _put_exception(heading: str, error: BaseException | None) -> None:
+    lines = [] if error is None else traceback.format_exception(error)
+    put("".join([f"{heading}\n", *lines]).rstrip("\n"), sys.stderr)
 
 
 def _open_closed() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from klvi.config.schema import FilePrompts, NoPrompts
 from klvi.contexts import Context
 from klvi.errors import UserError
-from klvi.prompts import load_contexts
+from klvi.prompts import files, load_contexts
 
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
 
@@ -225,3 +226,27 @@ def test_missing_files_are_refused(tmp_path: Path) -> None:
         contexts(tmp_path / "binary", b"\xff\xfe\x00")
     with pytest.raises(UserError, match=r"prompts\.path is missing"):
         load_contexts(FilePrompts(name="file"))
+
+
+def test_half_a_surrogate_pair_is_refused_in_any_field_and_name(tmp_path: Path) -> None:
+    for other in ('"x": "\\udc80"', '"x\\ud800": 1'):
+        with pytest.raises(UserError, match=r"p\.jsonl:1: field 'x.* has half of a surrogate"):
+            contexts(tmp_path / "p.jsonl", f'{{"prompt": "a", {other}}}')
+
+
+def test_what_is_no_file_does_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(UserError, match=r"^prompts\.path=.*fifo: .*is a FIFO, not a file$"):
+        contexts(tmp_path / "fifo")
+
+
+def test_small_files_that_hold_too_much_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "LARGEST", 10_000)
+    column = pyarrow.array(["a" * 1000] * 100)
+    pyarrow.parquet.write_table(pyarrow.table({"prompt": column}), tmp_path / "p.parquet")
+    (tmp_path / "p.gz").write_bytes(gzip.compress(b"a" * 20_000))
+    for name in ("p.parquet", "p.gz"):
+        with pytest.raises(UserError, match=rf"{name}: .*holds more than 10,000 bytes"):
+            contexts(tmp_path / name)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import warnings
 from contextlib import redirect_stdout
 
 import pytest
@@ -124,6 +125,39 @@ def test_tracebacks_are_harmless(capsys):
     assert shown.startswith("Traceback")
     assert len(shown.splitlines()) > 2
     assert not OBEYED & set(shown)
+
+
+def test_what_python_itself_prints_is_harmless(capsys):
+    class Nasty:
+        def __del__(self):
+            raise ValueError(NASTY)
+
+        def __repr__(self):
+            return NASTY
+
+    def fail():
+        raise ValueError(NASTY)
+
+    def leave():
+        raise SystemExit(NASTY)
+
+    hooks = warnings.formatwarning, threading.excepthook, sys.unraisablehook
+    with safe_streams(), warnings.catch_warnings():
+        warnings.simplefilter("always")
+        # Not pytest's own way to show them.
+        print(warnings.formatwarning(NASTY, UserWarning, "file\x1b.py", 3), file=sys.stderr)
+        for action in (fail, leave):
+            thread = threading.Thread(target=action, name=f"loader {NASTY}")
+            thread.start()
+            thread.join()
+        Nasty()
+    shown = capsys.readouterr().err
+    assert not OBEYED & set(shown)
+    assert r"file\x1b.py:3: UserWarning: a\x1b[31mb" in shown
+    assert shown.count("Exception in thread loader") == 1
+    assert shown.count(r"ValueError: a\x1b[31mb") == 2
+    assert "__del__" in shown
+    assert hooks == (warnings.formatwarning, threading.excepthook, sys.unraisablehook)
 
 
 def test_consoles_are_harmless_and_keep_their_colours():

@@ -22,23 +22,30 @@ def run(config: ResumeConfig, context: Context) -> int:
     """
     assert config.run is not None, "checked with the command line"
     directory = Path(config.run).expanduser()
-    stored = TrainConfig.model_validate(run_config(directory))
-    wanted = stored.updates if config.updates is None else config.updates
-    finished = is_finished(directory)
-    if finished and wanted == stored.updates:
-        put(f"{directory}: finished after {stored.updates} updates, nothing to resume")
-        return 0
-    changed = [] if config.changed else changes(directory, stored.model_dump(mode="json"), VERSION)
-    if changed:
-        remedy = "since the run began; to go on with it all the same, add changed=true"
-        raise UserError(*(f"run={directory}: {line} {remedy}" for line in changed))
+    run_config(directory)  # what is no run's folder is left alone
     with claimed(directory, "run", tell) as lock:
+        stored = TrainConfig.model_validate(run_config(directory))
+        wanted = stored.updates if config.updates is None else config.updates
+        finished = is_finished(directory)
+        if finished and wanted == stored.updates:
+            put(f"{directory}: finished after {stored.updates} updates, nothing to resume")
+            return 0
+        if not config.changed:
+            _check_unchanged(directory, stored)
         _check_updates(directory, wanted, finished)
 
         from klvi.training.run import Run
 
         Run(stored.model_copy(update={"updates": wanted}), directory, lock=lock).train()
     return 0
+
+
+def _check_unchanged(directory: Path, stored: TrainConfig) -> None:
+    """Raises UserError where anything that makes the run is no more as it was."""
+    remedy = "since the run began; to go on with it all the same, add changed=true"
+    changed = changes(directory, stored.model_dump(mode="json"), VERSION)
+    if changed:
+        raise UserError(*(f"run={directory}: {line} {remedy}" for line in changed))
 
 
 def _check_updates(directory: Path, wanted: int, finished: bool) -> None:

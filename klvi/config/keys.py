@@ -141,20 +141,24 @@ _NAMES: dict[object, str] = {
 
 
 def _range(metadata: Iterable[object]) -> str:
-    words = []
+    words: dict[type, str] = {}  # a field's own bound comes after that of its kind
     for item in metadata:
         match item:
             case annotated_types.Ge(bound):
-                words.append(f"at least {bound}")
+                words[type(item)] = f"at least {_number(bound)}"
             case annotated_types.Gt(bound):
-                words.append(f"greater than {bound}")
+                words[type(item)] = f"greater than {_number(bound)}"
             case annotated_types.Le(bound):
-                words.append(f"at most {bound}")
+                words[type(item)] = f"at most {_number(bound)}"
             case annotated_types.Lt(bound):
-                words.append(f"less than {bound}")
+                words[type(item)] = f"less than {_number(bound)}"
             case annotated_types.MinLen(_):
-                words.append("not empty")
-    return ", " + " and ".join(words) if words else ""
+                words[type(item)] = "not empty"
+    return ", " + " and ".join(words.values()) if words else ""
+
+
+def _number(bound: object) -> str:
+    return f"{bound:,}" if isinstance(bound, int) else str(bound)
 
 
 def _bare(annotation: Any) -> Any:

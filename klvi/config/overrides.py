@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from klvi.config.compose import Composer
 from klvi.config.keys import free_keys
 from klvi.config.validation import spelled
+from klvi.errors import first_line
 
 
 def parse_overrides(words: Sequence[str], hydra: Composer) -> tuple[list[Override], list[str]]:
@@ -26,6 +27,8 @@ def parse_overrides(words: Sequence[str], hydra: Composer) -> tuple[list[Overrid
             overrides += parser.parse_overrides([word])
         except HydraException:
             problems.append(_unreadable(word, hydra))
+        except ValueError as error:  # a number of more digits than Python reads
+            problems.append(f"{word}: cannot be read: {first_line(error)}")
     return overrides, problems
 
 

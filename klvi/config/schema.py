@@ -19,13 +19,24 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
+    field_validator,
 )
+
+from klvi.config.bounds import bounded
 
 
 class Section(BaseModel):
-    """A part of the configuration: unknown keys are refused, values are not coerced silently."""
+    """A part of the configuration: unknown keys are refused, values are not coerced silently.
+
+    Every number is bounded, also where its field says nothing.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
+
+    @field_validator("*")
+    @classmethod
+    def _bounded(cls, value: object) -> object:
+        return bounded(value)
 
 
 def _whole_number_as_text(value: object) -> object:
@@ -41,6 +52,10 @@ class InWords:
 
 # Hydra reads `name=2024` as a number, though a text is meant.
 Text = Annotated[str, BeforeValidator(_whole_number_as_text)]
+# Of tokens, samples or weights that are held in memory together.
+Size = Annotated[int, Field(ge=1, le=10**6)]
+# OpenMP ends the process where it cannot start as many.
+Threads = Annotated[int, Field(ge=1, le=1024)]
 # No shell expands the ~ in `run=~/runs/1`.
 Location = Annotated[Text, AfterValidator(os.path.expanduser)]
 
@@ -108,7 +123,7 @@ Model = Annotated[
 class LoraSection(Section):
     """The trained part of the policy (Hu et al. 2021, arXiv 2106.09685)."""
 
-    r: Annotated[int, Field(ge=1)] = 16
+    r: Size = 16
     alpha: Annotated[float, Field(gt=0)] = 32.0
     targets: list[Text] | None = None
 
@@ -133,10 +148,10 @@ class RolloutSection(Section):
     A null batch size is chosen by the model's size, its vocabulary and the length.
     """
 
-    max_new_tokens: Annotated[int, Field(ge=1)] = 48
-    batch_size: Annotated[int, Field(ge=1)] | None = None
+    max_new_tokens: Size = 48
+    batch_size: Size | None = None
     micro_batch_tokens: Annotated[int, Field(ge=1)] | None = None
-    samples_per_prompt: Annotated[int, Field(ge=1)] | None = None
+    samples_per_prompt: Size | None = None
     engine: Literal["torch", "graph", "vllm"] = "torch"
     engine_memory: Annotated[float, Field(gt=0, lt=1)] = 0.3
 
@@ -147,7 +162,7 @@ class EvaluationSection(Section):
     samples: Annotated[int, Field(ge=2)] | None = None
     prior_samples: Annotated[int, Field(ge=2)] | None = None
     prompts: Annotated[int, Field(ge=2)] | None = None
-    samples_per_prompt: Annotated[int, Field(ge=2)] | None = None
+    samples_per_prompt: Annotated[Size, Field(ge=2)] | None = None
     every: Annotated[int, Field(ge=1)] = 20
     ess_floor: Annotated[float, Field(ge=1)] = 30.0
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
@@ -200,7 +215,7 @@ class ClassifierReward(Section):
     path: Source | None = None
     label: str | int | None = None
     transform: Literal["logit", "log_sigmoid", "log_softmax"] | None = None
-    batch_size: Annotated[int, Field(ge=1)] = 64
+    batch_size: Size = 64
     with_prompt: bool = False
     chat: bool = False
     device: Text | None = None
@@ -363,7 +378,7 @@ class MeasureConfig(Section):
     beta: Annotated[float, Field(gt=0)]
     seed: Annotated[int, Field(ge=0)] = 0
     device: Device = "auto"
-    threads: Annotated[int, Field(ge=1)] | None = None
+    threads: Threads | None = None
 
 
 class TrainConfig(MeasureConfig):
@@ -373,7 +388,7 @@ class TrainConfig(MeasureConfig):
     objective: Objective
     tracking: Tracking
     updates: Annotated[int, Field(ge=1)]
-    batch_size: Annotated[int, Field(ge=2)]
+    batch_size: Annotated[Size, Field(ge=2)]
     anneal: Annotated[float, Field(ge=0, le=1)] = 0.0
     optim: OptimSection = OptimSection()
     checkpoint: CheckpointSection = CheckpointSection()
@@ -411,11 +426,11 @@ class VerifyConfig(Section):
     beta: Annotated[float, Field(gt=0)]
     seed: Annotated[int, Field(ge=0)] = 0
     updates: Annotated[int, Field(ge=1)]
-    batch_size: Annotated[int, Field(ge=2)]
+    batch_size: Annotated[Size, Field(ge=2)]
     anneal: Annotated[float, Field(ge=0, le=1)] = 0.0
     repetitions: Annotated[int, Field(ge=1)] = 50
     device: Device = "auto"
-    threads: Annotated[int, Field(ge=1)] | None = None
+    threads: Threads | None = None
 
 
 class ExportConfig(Section):
@@ -440,7 +455,7 @@ class ResumeConfig(Section):
 class CheckedRollout(Section):
     """How far completions are checked."""
 
-    max_new_tokens: Annotated[int, Field(ge=1)] = 48
+    max_new_tokens: Size = 48
 
 
 class EnvConfig(Section):
@@ -460,13 +475,13 @@ class PretrainConfig(Section):
     corpus: Location | None = None
     stories: Annotated[int, Field(ge=100)] = 120_000
     samples: Annotated[int, Field(ge=2)] = 2_000
-    vocabulary: Annotated[int, Field(ge=300)] = 700
-    layers: Annotated[int, Field(ge=1)] = 4
-    width: Annotated[int, Field(ge=8)] = 128
-    heads: Annotated[int, Field(ge=1)] = 4
-    context: Annotated[int, Field(ge=8)] = 128
+    vocabulary: Annotated[Size, Field(ge=300)] = 700
+    layers: Size = 4
+    width: Annotated[Size, Field(ge=8)] = 128
+    heads: Size = 4
+    context: Annotated[Size, Field(ge=8)] = 128
     steps: Annotated[int, Field(ge=1)] = 1600
-    batch_size: Annotated[int, Field(ge=1)] = 128
+    batch_size: Size = 128
     lr: Annotated[float, Field(gt=0)] = 2e-3
     seed: Annotated[int, Field(ge=0)] = 0
-    threads: Annotated[int, Field(ge=1)] | None = None
+    threads: Threads | None = None

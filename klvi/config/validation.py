@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from klvi.config.bounds import OUT_OF_BOUNDS
 from klvi.config.keys import (
     Raw,
     described,
@@ -76,6 +77,8 @@ def _problem(schema: type[BaseModel], raw: Raw, key: str, item: Mapping[str, Any
         choose = f"choose one, as in {key}=NAME" if "." not in key else "give one with a name"
         remedy = choose if several else f"give {described(field)}"
         return f"{key}: is missing; {remedy}"
+    if item["type"] == OUT_OF_BOUNDS:
+        return f"{key}={spelled(item['input'])}: must be {item['msg']}"
     if item["type"] == "finite_number":
         return f"{key}={spelled(item['input'])}: must be a finite number"
     if item["type"] in {"union_tag_invalid", "union_tag_not_found"} and field is not None:
@@ -134,4 +137,7 @@ def spelled(value: object) -> str:
         return "{" + ", ".join(f"{k}: {spelled(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(spelled, value)) + "]"
-    return str(value)
+    try:
+        return str(value)
+    except ValueError:  # an integer of more digits than Python writes
+        return f"{value:#x}"

@@ -120,7 +120,9 @@ def tokens_at(log_probs: Tensor, uniform: Tensor) -> Tensor:
     if log_probs.device.type == "mps":  # which has no float64
         return tokens_at(log_probs.cpu(), uniform.cpu().double()).to(log_probs.device)
     cumulative = log_probs.double().exp_().cumsum_(1)
-    return torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
+    chosen = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
+    # Of a policy that is spoiled, NaN, all tokens come too late: its log-probabilities tell of it.
+    return chosen.clamp_max_(log_probs.shape[1] - 1)
 
 
 def last_logits(model: PreTrainedModel, **inputs: Any) -> tuple[Tensor, Tensor]:

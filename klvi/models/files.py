@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from pathlib import Path
 
 LFS_POINTER = b"version https://git-lfs"
@@ -24,6 +25,8 @@ def file_problems(folder: Path) -> list[str]:
 
 def _problem(file: Path) -> str | None:
     try:
+        if not stat.S_ISREG(file.stat().st_mode):
+            return "is no file: give a folder that is saved whole"  # to open a FIFO would block
         with file.open("rb") as stream:
             start = stream.read(len(LFS_POINTER))
         if start == LFS_POINTER:

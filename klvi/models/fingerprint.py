@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from klvi.errors import UserError
+from klvi.errors import UserError, first_line
+from klvi.files import kind_of, naming
 from klvi.models.prior import Prior
+from klvi.runs.stored import read_json
 
 FILE = "prior.json"
 # Elements of each weight that are read, evenly spread.
@@ -54,9 +56,13 @@ def check_fingerprint(prior: Prior, directory: Path) -> None:
     A folder that says nothing, as other trainers', is taken at its word.
     """
     file = directory / FILE
-    if not file.is_file():
+    if kind_of(file) is None:
         return
-    stored, own = json.loads(file.read_text(encoding="utf-8")), fingerprint(prior)
+    try:
+        with naming(file, UserError):
+            stored, own = read_json(file), fingerprint(prior)
+    except ValueError as error:
+        raise UserError(f"{file}: {first_line(error)}; use another checkpoint") from error
     for name in stored.keys() & own.keys():
         if stored[name] != own[name]:
             what = name.partition("_")[0]

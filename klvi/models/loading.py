@@ -149,8 +149,9 @@ def _load_adapted(
     path: str, adapter: Path, *, dtype: Any, key: str, **options: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The base model of an adapter, with the adapter in its weights."""
-    settings = json.loads(adapter.read_text(encoding="utf-8"))
-    base, task = settings.get("base_model_name_or_path"), settings.get("task_type")
+    with _explained(path, key):
+        settings = json.loads(adapter.read_text(encoding="utf-8"))
+        base, task = settings.get("base_model_name_or_path"), settings.get("task_type")
     if not base:
         raise UserError(f"{key}={path}: an adapter that names no base model (adapter_config.json)")
     if task not in {None, "CAUSAL_LM"}:

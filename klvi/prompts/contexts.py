@@ -37,13 +37,14 @@ def load_contexts(config: schema.Prompts) -> list[Context]:
 
 def _context(row: int, record: Record, config: schema.FilePrompts) -> Context:
     field, values = config.field, record.values
+    for name, value in values.items():
+        _check_characters(record.place, name, value)
     if field not in values and MESSAGES in values and field == _default_field():
         field = MESSAGES
     if field not in values:
         known = ", ".join(values) or "none"
         raise UserError(f"{record.place}: no field {field!r} (it has: {known}); set prompts.field")
     value = values[field]
-    _check_characters(record.place, field, value)
     columns = {name: other for name, other in values.items() if name != field}
     if isinstance(value, str):
         return Context(row, value, columns)
@@ -60,11 +61,13 @@ def _default_field() -> str:
 
 def _check_characters(place: str, field: str, value: object) -> None:
     try:
-        json.dumps(value, ensure_ascii=False, default=str).encode()
+        json.dumps([field, value], ensure_ascii=False, default=str).encode()
     except UnicodeEncodeError as error:
         raise UserError(
             f"{place}: field {field!r} has half of a surrogate pair, which is no character"
         ) from error
+    except RecursionError as error:
+        raise UserError(f"{place}: field {field!r} is nested too deeply") from error
 
 
 def _message(place: str, item: object) -> Message:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import gzip
 import io
 import zlib
@@ -12,6 +13,7 @@ from typing import Any, TypeAlias
 
 from klvi.config.schema import FilePrompts
 from klvi.errors import UserError
+from klvi.files import LARGEST, read_bytes
 from klvi.prompts.csv_file import has_column, looks_like_csv, read_csv
 from klvi.prompts.json_file import looks_like_json, read_json
 from klvi.prompts.records import Record
@@ -21,6 +23,7 @@ LFS_POINTER = "version https://git-lfs.github.com"
 SUFFIXES = {".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "csv"}
 # Text files whose lines are no prompts, where their content does not tell.
 OTHER_DATA = {".parquet", ".yaml", ".yml", ".toml", ".xml", ".html"}
+ROWS = 256
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 Reader: TypeAlias = Callable[[str], list[Record]]
@@ -50,12 +53,21 @@ def read_records(config: FilePrompts) -> list[Record]:
 
 def _content(path: str) -> bytes:
     try:
-        content = Path(path).expanduser().read_bytes()
-        return gzip.decompress(content) if content.startswith(GZIP) else content
+        content = read_bytes(Path(path).expanduser().resolve())
+        return _decompressed(content) if content.startswith(GZIP) else content
     except FileNotFoundError as error:
         raise UserError(f"prompts.path={path}: no such file") from error
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"prompts.path={path}: not a readable text file: {error}") from error
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise UserError(f"prompts.path={path}: not a readable text file: {reason}") from error
+
+
+def _decompressed(content: bytes) -> bytes:
+    with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
+        text = file.read(LARGEST + 1)
+    if len(text) > LARGEST:
+        raise OSError(errno.EFBIG, f"holds more than {LARGEST:,} bytes")
+    return text
 
 
 def _suffix(path: str) -> str:
@@ -140,7 +152,14 @@ def _parquet(path: str, content: bytes) -> list[Record]:
     import pyarrow.parquet  # takes a quarter of a second, and few need it
 
     try:
-        rows: list[dict[str, Any]] = pyarrow.parquet.read_table(io.BytesIO(content)).to_pylist()
+        rows: list[dict[str, Any]] = []
+        size = 0
+        # A few rows at a time: a small file can hold a large text many times.
+        for batch in pyarrow.parquet.ParquetFile(io.BytesIO(content)).iter_batches(ROWS):
+            size += batch.nbytes + batch.num_rows
+            if size > LARGEST:
+                raise ValueError(f"holds more than {LARGEST:,} bytes")
+            rows += batch.to_pylist()
     except (OSError, ValueError) as error:  # pyarrow's own errors are both
         reason = str(error).splitlines()[0]
         raise UserError(f"prompts.path={path}: not a readable Parquet file: {reason}") from error

@@ -141,15 +141,17 @@ class Source:
     @contextlib.contextmanager
     def _loading(self, path: str) -> Iterator[None]:
         """Turns whatever loading raises into one line: there are as many errors as libraries."""
+        based = "" if path == self.path else f" (its base model is {path})"
+        unreadable = f"reward.path={self.path}: cannot load a classifier{based}: "
+        damaged = file_problems(Path(path)) if Path(path).is_dir() else []
+        if damaged:
+            raise UserError(unreadable + damaged[0])
         try:
             yield
         except UserError:
             raise
         except Exception as error:
-            based = "" if path == self.path else f" (its base model is {path})"
-            raise UserError(
-                f"reward.path={self.path}: cannot load a classifier{based}: {_reason(error, path)}"
-            ) from error
+            raise UserError(unreadable + _reason(error)) from error
 
 
 def _check_device(device: torch.device, wanted: str | None) -> None:
@@ -183,14 +185,10 @@ def _check_finite(model: Any, path: str) -> None:
         )
 
 
-def _reason(error: Exception, path: str) -> str:
+def _reason(error: Exception) -> str:
     message = " ".join(str(error).split())
     if "trust_remote_code" in message:
         return "it needs code of its own; read that code, then set reward.trust_remote_code=true"
-    folder = Path(path)
-    damaged = file_problems(folder) if folder.is_dir() else []
-    if damaged:
-        return damaged[0]
     if isinstance(error, ImportError) or "quantiz" in message:
         return f"it needs a package that is not installed: {_first_sentence(message)}"
     if "Unrecognized configuration class" in message:

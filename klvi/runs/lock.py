@@ -27,6 +27,10 @@ POLL = 0.5
 JOBS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
 
 
+class LostLockError(RunError):
+    """The folder is another process's now: whatever is in it must be left alone."""
+
+
 @dataclass(frozen=True)
 class Owner:
     """Who writes in a folder: a process of a host, as a job of a scheduler or by hand."""
@@ -99,10 +103,10 @@ class FolderLock:
         raise self._refusal(owner)
 
     def check(self) -> None:
-        """Raises RunError where the lock was lost, as by a process that slept for minutes."""
+        """Raises LostLockError where another took it, as of a process that slept for minutes."""
         if self._lease.compromise is not None:
             owner = read_owner(self._folder)
-            raise RunError(
+            raise LostLockError(
                 f"{self._folder}: this process was still for so long that {owner or 'another'} "
                 "took the folder over; nothing more is written"
             )

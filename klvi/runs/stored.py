@@ -98,6 +98,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         values = loader.get_single_data()
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from error
+    except LookupError as error:  # of PyYAML's own, as for !!bool maybe
+        raise ValueError(f"a value is not of the kind that its tag says ({error})") from error
     if not isinstance(values, dict):
         raise ValueError("not a mapping of keys to values")
     return values

@@ -63,7 +63,7 @@ class ConsoleTracker:
         if self._output.live:
             name, updates = self._config.objective.name, self._config.updates
             self._progress = UpdateProgress(self._output.terminal, name, updates, self._update)
-            self._progress.start()
+            self._output.show(self._progress)
 
     def log_update(self, record: Record) -> None:
         """Move the bar; without one, and in the log, print a line now and then."""
@@ -90,9 +90,7 @@ class ConsoleTracker:
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Print the table of the last evaluation, three of its samples, and how the run ended."""
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+        self._output.stop()
         if self._evaluation is not None:
             self._show(self._evaluation, summary.get("exact"))
         status = str(summary["status"])

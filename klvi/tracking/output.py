@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 
 from rich.console import Console, RenderableType
+from rich.progress import Progress
 from rich.text import Text
 
 from klvi.console import HarmlessText, console
 from klvi.errors import RunError
 from klvi.files import append_text
+from klvi.terminal import harmless
 
 LOG_WIDTH, FILE_WIDTH = 100, 120
 
@@ -29,11 +31,23 @@ class Output:
             self.terminal.width = max(self.terminal.width, FILE_WIDTH)
         self._log: Path | None = None
         self._log_failed = False
+        self._bar: Progress | None = None
 
     @property
     def live(self) -> bool:
         """Whether a progress bar can move."""
         return self.terminal.is_interactive
+
+    def show(self, bar: Progress) -> None:
+        """Have a bar move below what is printed, until `stop`."""
+        self._bar = bar
+        bar.start()
+
+    def stop(self) -> None:
+        """Give the terminal back as it was, without the bar."""
+        bar, self._bar = self._bar, None
+        if bar is not None:
+            bar.stop()
 
     def copy_to(self, log: Path) -> None:
         """From now on, append to `log` what is printed."""
@@ -63,7 +77,7 @@ class Output:
 
 def warning(message: str) -> Text:
     """A line that nobody overlooks."""
-    return Text.assemble(("WARNING", "bold white on red"), (f" {message}", "bold red"))
+    return Text.assemble(("WARNING", "bold white on red"), (f" {harmless(message)}", "bold red"))
 
 
 def _plain(renderables: tuple[RenderableType, ...]) -> bool:

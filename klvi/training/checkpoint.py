@@ -46,14 +46,18 @@ class Checkpoints:
             loop.policy.save_adapter(building)
             torch.save(_state(loop), building / STATE)
             write_checksums(building)
-        for old in self.steps()[: -self.keep]:
+        for old in self.steps(loop.update)[: -self.keep]:
             shutil.rmtree(self.directory / f"step-{old}", ignore_errors=True)
         return final
 
-    def steps(self) -> list[int]:
-        """The numbers of the whole checkpoints, oldest first."""
+    def steps(self, last: int | None = None) -> list[int]:
+        """The numbers of the checkpoints up to `last`, oldest first.
+
+        A run that went on from an older one has damaged ones beyond its last update.
+        """
         names = [path.name for path in self.directory.glob("step-*")]
-        return sorted(int(m[1]) for m in map(re.compile(r"step-(\d+)").fullmatch, names) if m)
+        found = map(re.compile(r"step-([1-9][0-9]*)").fullmatch, names)
+        return sorted(n for n in (int(m[1]) for m in found if m) if last is None or n <= last)
 
     def newest_whole(self) -> Path | None:
         """The newest checkpoint that is not damaged; None where there is no checkpoint at all.

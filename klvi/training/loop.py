@@ -212,8 +212,11 @@ class Loop:
         if all(value is None or bool(value.isfinite().all()) for value in values):
             return
         update = self.update + 1 if update is None else update
+        # Before the first step nothing is the learning rate's fault.
+        stepped = bool(self.optimisation.optimizer.state)
+        rate = f"lower optim.lr={self.config.optim.lr:g}, " if stepped else ""
         raise DivergenceError(
-            f"update {update}: {what} no longer finite: lower optim.lr={self.config.optim.lr:g}, "
+            f"update {update}: {what} {'no longer' if stepped else 'not'} finite: {rate}"
             f"scale the reward or beta={self.config.beta:g}, or use model.dtype=float32"
         )
 

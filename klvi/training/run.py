@@ -47,7 +47,7 @@ from klvi.objectives import build_objective
 from klvi.prompts import load_contexts
 from klvi.rewards import build_reward, check_columns
 from klvi.runs.checksums import write_checksums
-from klvi.runs.lock import FolderLock
+from klvi.runs.lock import FolderLock, LostLockError
 from klvi.runs.manifest import write_manifest
 from klvi.runs.stored import write_config
 from klvi.samplers import build_proposal
@@ -333,42 +333,51 @@ class Run:
     def _end(self, error: BaseException) -> BaseException:
         """Keep the complete updates and say in the summary why there are no more.
 
-        Returns what ended the run: an Interruption where that was a signal. What fails here is
-        told, and not raised: the first error is the reason.
+        Returns what ended the run: an Interruption where that was a signal, and the loss of the
+        lock, after which nothing more is written, before all else. What fails here is told, and not
+        raised: the first error is the reason.
         """
         cause = interruption.cause_of(error)
-        with self._telling():
+        self.output.stop()
+        try:
+            self._check_lock()
+        except LostLockError as lost:
+            if cause is not None:
+                tell(f"error: {lost}")
+            return lost
+        with self._telling(error):
             self.completed.restore()
         update = self.loop.update
         if isinstance(error, DivergenceError):
             error = self._diverged(error)
         elif update:
-            with self._telling():
+            with self._telling(error):
                 self._save()
         record = self.loop.record
         if record is not None and self._logged < update:
-            with self._telling():
+            with self._telling(error):
                 self._check_lock()
                 self.tracker.log_update(record)
         reason = f"{cause} after update {update}" if cause else reason_of(error)
-        with self._telling():
-            self._check_lock()
+        with self._telling(error):
             self._finish("interrupted" if cause else "failed", reason)
         return cause or error
 
     @contextlib.contextmanager
-    def _telling(self) -> Iterator[None]:
+    def _telling(self, first: BaseException) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # the run's own end must be told, whatever else fails
-            tell(f"error: {reason_of(error)}")
+            if reason_of(error) != reason_of(first):
+                tell(f"error: {reason_of(error)}")
 
     def _diverged(self, error: DivergenceError) -> DivergenceError:
-        steps = self.checkpoints.steps()
+        steps = self.checkpoints.steps(self.loop.update)
         kept = f"{self.checkpoints.directory}/step-{steps[-1]} is intact" if steps else "none yet"
         return DivergenceError(f"{error}; the last checkpoint: {kept}")
 
     def _finish(self, status: str, reason: str | None = None) -> None:
+        self._check_lock()
         self.tracker.finish(
             {
                 "status": status,

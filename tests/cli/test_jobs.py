@@ -188,6 +188,32 @@ def test_a_sweep_survives_a_failed_job_and_ends_with_a_table(
     assert ["job", "3:", "ZeroDivisionError:", "by", "zero"] in rows
 
 
+@pytest.mark.usefixtures("default_signals")
+def test_a_sweep_survives_whatever_a_job_raises_but_a_signal(
+    install: Install, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class OwnError(BaseException):
+        pass
+
+    errors = [KeyboardInterrupt("of a reward"), SystemExit(0), OwnError("own")]
+
+    def run(config: TrainConfig, context: Context) -> int:
+        (context.directory / "metrics.jsonl").write_text("{}\n")
+        if config.seed < len(errors):
+            raise errors[config.seed]
+        finish(context, reward=0.5)
+        return 0
+
+    install("train", run)
+    assert main(["train", "-m", f"seed=range({len(errors) + 1})"]) == 1
+    (sweep,) = (tmp_path / "runs" / "sweep").iterdir()
+    summaries = [json.loads((sweep / str(n) / "summary.json").read_text()) for n in range(4)]
+    assert [s["status"] for s in summaries] == ["failed"] * len(errors) + ["finished"]
+    reasons = [s["reason"] for s in summaries[:-1]]
+    assert reasons == ["KeyboardInterrupt: of a reward", "SystemExit: 0", "OwnError: own"]
+    assert capsys.readouterr().err.count("Traceback") == len(errors)
+
+
 def test_jobs_of_a_sweep_share_a_folder_even_where_the_name_varies(
     install: Install, tmp_path: Path
 ) -> None:

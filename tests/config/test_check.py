@@ -48,8 +48,10 @@ ONE_PROBLEM = {
     "updates=2.5": "updates=2.5: must be a whole number, at least 1",
     "updates=null": "updates=null: must be a whole number, at least 1",
     "seed=true": "seed=true: must be a whole number, at least 0",
-    "batch_size=1": "batch_size=1: must be a whole number, at least 2",
-    "rollout.max_new_tokens=0": "rollout.max_new_tokens=0: must be a whole number, at least 1",
+    "batch_size=1": "batch_size=1: must be a whole number, at least 2 and at most 1,000,000",
+    "rollout.max_new_tokens=0": (
+        "rollout.max_new_tokens=0: must be a whole number, at least 1 and at most 1,000,000"
+    ),
     "objective.gae_lambda=2": (
         "objective.gae_lambda=2: must be a number, at least 0 and at most 1"
     ),
@@ -136,7 +138,7 @@ def test_what_cannot_be_listed_is_told_with_its_size(problems: Problems) -> None
 
 def test_a_wrong_value_is_not_told_twice(problems: Problems) -> None:
     assert problems("train", "batch_size=-4", "objective.minibatches=200") == [
-        "batch_size=-4: must be a whole number, at least 2"
+        "batch_size=-4: must be a whole number, at least 2 and at most 1,000,000"
     ]
 
 

@@ -49,7 +49,7 @@ def test_a_term_that_is_yet_to_come_is_a_key() -> None:
     ("key", "words"),
     [
         ("beta", "a number, greater than 0"),
-        ("threads", "a whole number, at least 1 or null"),
+        ("threads", "a whole number, at least 1 and at most 1,024 or null"),
         ("device", "one of auto, cpu, cuda, cuda:NUMBER, mps"),
         ("name", "a text, not empty"),
         ("lora.targets", "a list such as [a,b] or null"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,9 @@ def test_metadata_is_no_tensor(tmp_path: Path) -> None:
     header = json.dumps({"__metadata__": {"format": "pt"}}).encode()
     (tmp_path / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
     assert file_problems(tmp_path) == []
+
+
+def test_a_fifo_is_found_and_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "config.json")
+    (problem,) = file_problems(tmp_path)
+    assert problem.startswith("config.json is no file")

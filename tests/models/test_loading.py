@@ -214,6 +214,12 @@ def test_an_adapter_of_a_classifier_is_refused(folder: Path, tmp_path: Path) -> 
         load(tmp_path / "adapter")
 
 
+def test_an_adapter_nested_too_deeply_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match=r"^model\.path=.*recursion"):
+        load(tmp_path)
+
+
 def test_an_adapter_without_its_base_is_refused(folder: Path, tmp_path: Path) -> None:
     adapter = save_adapter(folder, tmp_path / "adapter")
     folder.rename(tmp_path / "elsewhere")

@@ -6,11 +6,12 @@ import sys
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from klvi.console import console
 from klvi.terminal import safe_streams
-from klvi.tracking import Output
+from klvi.tracking import Output, warning
 from klvi.tracking.progress import UpdateProgress
 
 
@@ -26,6 +27,21 @@ def test_terminal_and_log_are_harmless(tmp_path, own):
         assert r"model \x1b]0;title" in shown
         assert r"wandb: \x9b2J \u202e" in shown
         assert not set("\x1b\x9b\x07\u202e") & set(shown)
+
+
+def test_control_characters_that_rich_drops_are_shown(tmp_path):
+    file = io.StringIO()
+    output = Output(console(file))
+    output.copy_to(tmp_path / "run.log")
+    table = Table("name")
+    table.add_row("c\x0cd")
+    output.print("a\x07\x08b\r")
+    output.print(warning("e\x0bf"))
+    output.print(table)
+    for shown in (file.getvalue(), (tmp_path / "run.log").read_text()):
+        assert r"a\x07\x08b\r" in shown
+        assert r"e\x0bf" in shown
+        assert r"c\x0cd" in shown
 
 
 def test_a_log_that_cannot_be_written_is_told_once(tmp_path):

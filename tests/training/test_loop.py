@@ -15,7 +15,7 @@ from klvi.objectives import Signals, Statistics
 from klvi.samplers.ancestral import log_policy_of
 from klvi.samples import Samples
 from klvi.targets import Target
-from klvi.training.loop import Loop
+from klvi.training.loop import DivergenceError, Loop
 from klvi.training.run import assemble_evaluator, assemble_loop
 
 
@@ -132,3 +132,13 @@ def test_without_cuda_graphs_are_refused() -> None:
         return
     with pytest.raises(UserError, match=r"rollout.engine=graph: it needs CUDA, .* is on a CPU"):
         assembled(config)
+
+
+def test_the_learning_rate_is_blamed_only_where_it_was_used() -> None:
+    loop = assembled(train_config(beta=1e300, reward={"name": "letters"}))
+    message = r"update 1: the gradient is not finite: scale the reward or beta=1e\+300, or use"
+    with pytest.raises(DivergenceError, match=message):
+        loop.step()
+    loop = assembled(train_config(objective={"name": "gdc"}, optim={"lr": 1e30}, updates=9))
+    with pytest.raises(DivergenceError, match=r"no longer finite: lower optim\.lr=1e\+30"):
+        loop.run()

@@ -1,0 +1,201 @@
+"""Damaged checkpoints and adapters are named, and the next older one is taken instead."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from support import train_config
+
+from klvi.config.run_folder import run_config
+from klvi.errors import UserError
+from klvi.models.policy import Policy
+from klvi.runs.checksums import FILE, damage
+from klvi.training.checkpoint import Checkpoints
+from klvi.training.load import find_adapter
+from klvi.training.loop import DivergenceError
+from klvi.training.run import Run, assemble_evaluator, assemble_loop
+
+UPDATES = 3
+CONFIG = train_config(
+    objective={"name": "gdc", "proposal": "adaptive"},
+    updates=UPDATES,
+    batch_size=16,
+    evaluation={"samples": 16, "prior_samples": 16, "every": 9, "ess_floor": 2},
+    checkpoint={"every": 1, "keep": UPDATES},
+)
+
+
+def truncate(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def empty(file: Path) -> None:
+    os.truncate(file, 0)
+
+
+def flip_bit(file: Path, place: int | None = None, bit: int = 4) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 3 if place is None else place] ^= 1 << bit
+    file.write_bytes(content)
+
+
+def swap_for_fifo(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+def swap_for_link(file: Path) -> None:
+    copy = file.with_name("copy")
+    file.rename(copy)
+    file.symlink_to(copy)
+
+
+DAMAGE: list[Callable[[Path], object]] = [
+    *(truncate, empty, Path.unlink, flip_bit, swap_for_fifo, swap_for_link),
+]
+# Such a file names another, whose checksum it has wrong.
+FLIPPED = FILE, flip_bit
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    Run(CONFIG, folder).train()
+    return folder
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy that may be damaged."""
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+def records(folder: Path) -> Iterator[dict[str, Any]]:
+    for line in (folder / "metrics.jsonl").read_text().splitlines():
+        yield {k: v for k, v in json.loads(line).items() if "second" not in k and "time" not in k}
+
+
+def checkpoints(run: Path) -> Checkpoints:
+    return Checkpoints(run / "checkpoints")
+
+
+@pytest.mark.parametrize("spoil", DAMAGE)
+def test_whatever_is_damaged_the_next_older_is_taken(
+    spoil: Callable[[Path], object], trained: Path, tmp_path: Path, capsys: Any
+) -> None:
+    names = sorted(path.name for path in (trained / "checkpoints" / "step-3").iterdir())
+    assert len(names) > 4
+    for name in names:
+        run = shutil.copytree(trained, tmp_path / name)
+        spoil(run / "checkpoints" / "step-3" / name)
+        assert checkpoints(run).newest_whole() == run / "checkpoints" / "step-2"
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"klvi: warning: {run}/checkpoints/step-3/")
+        assert name in line.removeprefix(f"klvi: warning: {run}") or (name, spoil) == FLIPPED
+        assert line.endswith(": step-2 is taken instead")
+
+
+@pytest.mark.parametrize("spoil", DAMAGE)
+def test_whatever_of_an_adapter_is_damaged_the_newest_checkpoint_is_taken(
+    spoil: Callable[[Path], object], trained: Path, tmp_path: Path, capsys: Any
+) -> None:
+    for name in sorted(path.name for path in (trained / "adapter").iterdir()):
+        run = shutil.copytree(trained, tmp_path / name)
+        spoil(run / "adapter" / name)
+        assert find_adapter(run) == run / "checkpoints" / "step-3"
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"klvi: warning: {run}/adapter/")
+        assert name in line.removeprefix(f"klvi: warning: {run}") or (name, spoil) == FLIPPED
+        assert line.endswith(": step-3 is taken instead")
+
+
+def test_no_flipped_bit_of_the_checksums_themselves_is_overlooked(run: Path) -> None:
+    folder = run / "adapter"
+    whole = (folder / FILE).read_bytes()
+    for place in range(len(whole)):
+        flip_bit(folder / FILE, place, place % 8)
+        assert damage(folder, required=True) is not None
+        (folder / FILE).write_bytes(whole)
+    assert damage(folder, required=True) is None
+
+
+@pytest.mark.parametrize("name", ["state.pt", "adapter_model.safetensors"])
+def test_a_run_goes_on_from_the_older_one_as_if_nothing_was(
+    name: str, run: Path, trained: Path
+) -> None:
+    shutil.rmtree(run / "adapter")
+    flip_bit(run / "checkpoints" / "step-3" / name)
+    truncate(run / "checkpoints" / "step-2" / name)
+    (run / "checkpoints" / "step-2" / "notes.txt").touch()
+    Run(CONFIG, run).train()
+    assert list(records(run)) == list(records(trained))
+    assert checkpoints(run).steps() == [1, 2, 3]
+    for folder in ("adapter", "checkpoints/step-2", "checkpoints/step-3"):
+        assert damage(run / folder, required=True) is None
+        theirs = load_file(trained / folder / "adapter_model.safetensors")
+        for key, weight in load_file(run / folder / "adapter_model.safetensors").items():
+            assert torch.equal(weight, theirs[key])
+
+
+def test_where_all_are_damaged_each_has_a_line_and_nothing_is_lost(run: Path) -> None:
+    for step in (1, 2, 3):
+        empty(run / "checkpoints" / f"step-{step}" / "state.pt")
+    shutil.rmtree(run / "adapter")
+    before = {path: path.is_dir() or path.read_bytes() for path in run.rglob("*")}
+    with pytest.raises(UserError) as raised:
+        Run(CONFIG, run).train()
+    assert len(raised.value.problems) == UPDATES
+    assert all("no older checkpoint is whole" in line for line in raised.value.problems)
+    assert {path: path.is_dir() or path.read_bytes() for path in run.rglob("*")} == before
+
+
+def test_what_else_lies_beside_checkpoints_is_none(run: Path) -> None:
+    folder = run / "checkpoints"
+    for name in ("step-9x", "step-007", "step-٤", "step--5", ".klvi-1.tmp"):
+        (folder / name).mkdir()
+    (folder / "step-3" / "notes.txt").touch()
+    assert checkpoints(run).steps() == [1, 2, 3]
+    assert checkpoints(run).newest_whole() == folder / "step-3"
+
+
+@pytest.mark.parametrize("make", [lambda p: p.symlink_to("step-3"), os.mkfifo])
+def test_links_and_fifos_among_checkpoints_are_refused(
+    make: Callable[[Path], object], run: Path
+) -> None:
+    make(run / "checkpoints" / "step-4")
+    with pytest.raises(UserError, match=r"checkpoints/step-4 is a (link|FIFO), which klvi neither"):
+        run_config(run)
+
+
+def test_a_damaged_newer_one_is_neither_kept_for_a_whole_one_nor_told_to_be_intact(
+    run: Path,
+) -> None:
+    (run / "checkpoints" / "step-3").rename(run / "checkpoints" / "step-9")
+    truncate(run / "checkpoints" / "step-9" / "state.pt")
+    loop = assemble_loop(CONFIG, assemble_evaluator(CONFIG, adapted=True))
+    kept = Checkpoints(run / "checkpoints", keep=1)
+    assert kept.restore_latest(loop) == 2
+    loop.step()
+    assert kept.save(loop) == kept.newest_whole() == run / "checkpoints" / "step-3"
+    assert kept.steps() == [3, 9]
+    resumed = Run(CONFIG, run)
+    resumed.loop, resumed.checkpoints = loop, kept
+    assert str(resumed._diverged(DivergenceError("x"))).endswith("step-3 is intact")
+
+
+@pytest.mark.parametrize("content", [b"[]", b"{}x", b"\xff", b"[" * 99_999, b'{"vocabulary": 3}'])
+def test_an_adapters_own_account_of_its_prior_is_read_as_data(
+    content: bytes, trained: Path, tmp_path: Path, policy: Policy
+) -> None:
+    folder = shutil.copytree(trained / "adapter", tmp_path / "adapter")
+    (folder / "prior.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"prior\.json|another prior"):
+        policy.load_adapter(folder)
