@@ -15,10 +15,12 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from pydantic import BaseModel
 
 from klvi import interruption
 from klvi.config.compose import to_config
 from klvi.config.context import Context
+from klvi.config.schema import LOCATIONS
 from klvi.errors import UserError
 from klvi.files import kind_of, read_text, reason_of, write_whole
 from klvi.runs.folder import LOCK_FILES, holds_nothing
@@ -52,7 +54,7 @@ class Job:
             new = context.directory is not None and holds_nothing(context.directory)
             try:
                 module = importlib.import_module(f"klvi.commands.{self.command}")
-                code = int(module.run(to_config(self.command, cfg), context))
+                code = int(module.run(_config(self.command, cfg), context))
             except BaseException as error:  # one job of a sweep must not take the others down
                 with interruption.held("the summary"):
                     code = _end(error, context, new=new)
@@ -85,6 +87,25 @@ def _end(error: BaseException, context: Context, *, new: bool) -> int:
     if cause is not None:
         raise cause
     return code
+
+
+def _config(command: str, cfg: DictConfig) -> BaseModel:
+    """The configuration, whose paths mean the folder where the command was typed.
+
+    `hydra.job.chdir` goes to the job's own folder before.
+    """
+    present, typed = os.getcwd(), str(HydraConfig.get().runtime.cwd)
+    with contextlib.suppress(OSError):  # on another machine there may be none
+        os.chdir(typed)
+    try:
+        config = to_config(command, cfg)
+    finally:
+        os.chdir(present)
+    if present == typed:
+        return config
+    located = {name: getattr(config, name, None) for name in LOCATIONS}
+    moved = {name: os.path.join(typed, path) for name, path in located.items() if path}
+    return config.model_copy(update=moved)
 
 
 def context_of(command: str) -> Context:

@@ -82,7 +82,7 @@ WRITES = [
     ("open", "/metrics.jsonl", "metrics.jsonl", 2),
     ("open", "/samples.jsonl", "samples.jsonl", 2),
     ("mkdir", "/checkpoints/", "checkpoints/step-2", 1),
-    ("fsync", "", "checkpoints/step-2/checksums.json", 1),
+    ("fsync", "", "checkpoints/step-2/prior.json", 1),
     ("replace", "/checksums.json", "checkpoints/step-2/checksums.json", 1),
     ("rename", "/step-2", "checkpoints/step-2", 1),
     ("mkdir", "/run/.klvi-", "adapter", 3),

@@ -30,22 +30,30 @@ def run(config: ResumeConfig, context: Context) -> int:
         if finished and wanted == stored.updates:
             put(f"{directory}: finished after {stored.updates} updates, nothing to resume")
             return 0
-        if not config.changed:
-            _check_unchanged(directory, stored)
+        accepted = _changes(directory, stored, accept=config.changed)
         _check_updates(directory, wanted, finished)
 
         from klvi.training.run import Run
 
-        Run(stored.model_copy(update={"updates": wanted}), directory, lock=lock).train()
+        longer = stored.model_copy(update={"updates": wanted})
+        Run(longer, directory, lock=lock, accepted=accepted).train()
     return 0
 
 
-def _check_unchanged(directory: Path, stored: TrainConfig) -> None:
-    """Raises UserError where anything that makes the run is no more as it was."""
-    remedy = "since the run began; to go on with it all the same, add changed=true"
+def _changes(directory: Path, stored: TrainConfig, *, accept: bool) -> list[str] | None:
+    """What makes the run and is no more as it was, where the user goes on all the same.
+
+    Raises UserError for it where not.
+    """
     changed = changes(directory, stored.model_dump(mode="json"), VERSION)
+    if accept:
+        for line in changed:
+            tell(f"warning: {line} since the run began")
+        return changed
     if changed:
+        remedy = "since the run began; to go on with it all the same, add changed=true"
         raise UserError(*(f"run={directory}: {line} {remedy}" for line in changed))
+    return None
 
 
 def _check_updates(directory: Path, wanted: int, finished: bool) -> None:

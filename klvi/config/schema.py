@@ -56,8 +56,10 @@ Text = Annotated[str, BeforeValidator(_whole_number_as_text)]
 Size = Annotated[int, Field(ge=1, le=10**6)]
 # OpenMP ends the process where it cannot start as many.
 Threads = Annotated[int, Field(ge=1, le=1024)]
+
 # No shell expands the ~ in `run=~/runs/1`.
 Location = Annotated[Text, AfterValidator(os.path.expanduser)]
+LOCATIONS = ("run", "out", "corpus")
 
 
 def _anchored(value: str) -> str:

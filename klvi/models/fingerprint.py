@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from klvi.errors import UserError, first_line
-from klvi.files import kind_of, naming
+from klvi.files import kind_of, naming, write_whole
 from klvi.models.prior import Prior
 from klvi.runs.stored import read_json
 
@@ -47,11 +47,15 @@ def _elements(weight: Tensor) -> Any:
 
 def write_fingerprint(prior: Prior, directory: Path) -> None:
     """Leave beside an adapter what it belongs to."""
-    (directory / FILE).write_text(json.dumps(fingerprint(prior), indent=2), encoding="utf-8")
+    write_whole(directory / FILE, json.dumps(fingerprint(prior), indent=2))
+
+
+class OtherPriorError(UserError):
+    """An adapter was trained on another prior."""
 
 
 def check_fingerprint(prior: Prior, directory: Path) -> None:
-    """Raises UserError where an adapter's folder says that it belongs to another prior.
+    """Raises OtherPriorError where an adapter's folder says that it belongs to another prior.
 
     A folder that says nothing, as other trainers', is taken at its word.
     """
@@ -66,7 +70,7 @@ def check_fingerprint(prior: Prior, directory: Path) -> None:
     for name in stored.keys() & own.keys():
         if stored[name] != own[name]:
             what = name.partition("_")[0]
-            raise UserError(
+            raise OtherPriorError(
                 f"{directory}: its adapter was trained on another prior than model {prior.name} is "
                 f"now: the {what} differ; set model.path to the prior it was trained on"
             )

@@ -299,8 +299,8 @@ class Policy:
             self.adapted.save_pretrained(directory, save_embedding_layers=False)
             write_fingerprint(self.prior, directory)
 
-    def load_adapter(self, directory: Path) -> None:
-        """Take the adapter's weights from a PEFT folder.
+    def load_adapter(self, directory: Path, *, any_prior: bool = False) -> None:
+        """Take the adapter's weights from a PEFT folder, trained on this prior unless any will do.
 
         Raises UserError where the folder holds none, or those of another model.
         """
@@ -318,7 +318,8 @@ class Policy:
                 f"{directory}: its adapter is not finite (NaN or infinite): {infinite[0]}; "
                 "use another checkpoint"
             )
-        check_fingerprint(self.prior, directory)
+        if not any_prior:
+            check_fingerprint(self.prior, directory)
         set_peft_model_state_dict(self.adapted, state)
 
     def export(self) -> PreTrainedModel:

@@ -66,6 +66,11 @@ class Prior:
         device: torch.device = self.model.device
         return device
 
+    @property
+    def commit(self) -> str | None:
+        """Of a hub's model, the commit that was loaded."""
+        return getattr(self.plain.config, "_commit_hash", None)
+
     @cached_property
     def most_tokens(self) -> int | None:
         """The longest sequence that the model takes, prompt included; None without a limit."""

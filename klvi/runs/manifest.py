@@ -6,23 +6,40 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from klvi.errors import described
 from klvi.files import digest, kind_of, naming, read_text, write_whole
+from klvi.runs.source import checkout
 from klvi.runs.stored import CONFIG, MANIFEST, read_json
 from klvi.runs.trust import signature
 
 END = 1 << 16  # bytes at either end of a file in a folder that are looked at
 
 
+@dataclass(frozen=True)
+class Resumed:
+    """How a run went on: from which update, and what had changed since it began."""
+
+    update: int
+    accepted: Sequence[str]
+
+
 def write_manifest(
-    values: Mapping[str, Any], text: str, folder: Path, versions: Mapping[str, str]
+    values: Mapping[str, Any],
+    text: str,
+    folder: Path,
+    facts: Mapping[str, Any],
+    resumed: Resumed | None = None,
 ) -> None:
     """Write the manifest of a run of the configuration `values`, whose `config.yaml` is `text`.
+
+    `facts` are what only the run knows, such as versions and the device. A run that goes on keeps
+    when it began, and adds to the list of how it went on.
 
     Raises RunError where code that the configuration names cannot be read, or the disk refuses it.
     """
@@ -30,16 +47,37 @@ def write_manifest(
     for path in code_files(values):
         with naming(path):
             code[str(path)] = digest(path)
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    started, history = _history(folder)
+    if resumed is not None:
+        accepted = list(resumed.accepted)
+        again = {"at": now, "update": resumed.update, "changed": accepted, "command": sys.argv}
+        history = [*history, again | {"versions": facts.get("versions")}]
     manifest = {
-        "versions": dict(versions),
+        **facts,
+        "klvi": checkout(),
         "command": sys.argv,
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "started": now if resumed is None else started or now,
+        "resumed": [] if resumed is None else history,
         "config": hashlib.sha256(text.encode()).hexdigest(),
         "code": code,
         "files": {key: identity(path) for key, path in named_files(values)},
         "signature": signature(text, code),
     }
     write_whole(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+
+
+def _history(folder: Path) -> tuple[str | None, list[Any]]:
+    """When the run in a folder began, and how it went on so far, as far as its manifest says."""
+    try:
+        manifest = read_json(folder / MANIFEST)
+    except (OSError, ValueError):
+        return None, []
+    started, history = manifest.get("started"), manifest.get("resumed")
+    return (
+        started if isinstance(started, str) else None,
+        history if isinstance(history, list) else [],
+    )
 
 
 def changes(folder: Path, values: Mapping[str, Any], version: str) -> list[str]:

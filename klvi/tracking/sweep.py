@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from klvi.metrics.catalogue import METRICS
+from klvi.runs.stored import read_json
 from klvi.terminal import printable
 from klvi.tracking.base import FINISHED
 from klvi.tracking.output import Output
@@ -43,12 +44,12 @@ def print_sweep(directory: Path, jobs: Sequence[Mapping[str, str]], output: Outp
 def read_summary(directory: Path) -> Mapping[str, Any]:
     """A job's `summary.json`; of a job that left none, that it was not run to an end."""
     try:
-        summary: Mapping[str, Any] = json.loads((directory / "summary.json").read_text("utf-8"))
+        summary = read_json(directory / "summary.json")
     except FileNotFoundError:
         return {"status": "no summary"}
-    except ValueError:
+    except (OSError, ValueError):
         return {"status": "broken summary"}
-    return summary
+    return summary if isinstance(summary.get("status"), str) else {"status": "broken summary"}
 
 
 def sweep_table(jobs: Sequence[Mapping[str, str]], summaries: Sequence[Mapping[str, Any]]) -> Table:
@@ -63,11 +64,11 @@ def sweep_table(jobs: Sequence[Mapping[str, str]], summaries: Sequence[Mapping[s
         table.add_column(heading, justify="right", no_wrap=True)
     for index, summary in enumerate(summaries):
         status = str(summary["status"])
-        seconds = summary.get("seconds")
+        seconds = _number(summary.get("seconds"))
         table.add_row(
             str(index),
             *(Text(values[index]) for values in own.values()),
-            Text(status, style="green" if status == FINISHED else "bold red"),
+            Text(printable(status), style="green" if status == FINISHED else "bold red"),
             *(_value(summary, spec.name) for spec in COLUMNS),
             "" if seconds is None else duration(seconds),
         )
@@ -91,5 +92,13 @@ def _narrow(heading: str) -> str:
 
 
 def _value(summary: Mapping[str, Any], name: str) -> str:
-    metric = summary.get("metrics", {}).get(name)
-    return "" if metric is None else number(metric["value"])
+    metrics = summary.get("metrics")
+    metric = metrics.get(name) if isinstance(metrics, Mapping) else None
+    return number(_number(metric.get("value"))) if isinstance(metric, Mapping) else ""
+
+
+def _number(value: object) -> float | None:
+    """A number of a summary's, which anybody may have edited; None for anything else."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        return None
+    return float(value)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from klvi.config.schema import TrainConfig, WandbTracking
+from klvi.files import kind_of, naming, read_bytes, write_whole
 from klvi.metrics.measurement import Metric
 from klvi.samples import Samples
 from klvi.tracking.base import FINISHED, Record, sample_rows
 from klvi.tracking.output import Output
 
 TABLE_ROWS = 64
+LONGEST_ID = 1 << 10
 LONGEST_START, LONGEST_UPLOAD = 30.0, 600.0  # seconds that a run without network may lose
 
 
@@ -96,10 +99,14 @@ class WandbTracker:
 def _stable_id(directory: Path) -> str:
     """The wandb run's id, kept in the run's folder so that a resume goes on with the same run."""
     path = directory / "wandb" / "run-id"
-    if not path.exists():
+    with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(uuid.uuid4().hex[:12], encoding="utf-8")
-    return path.read_text(encoding="utf-8").strip()
+        known = read_bytes(path, LONGEST_ID).strip() if kind_of(path) is not None else b""
+        if re.fullmatch(rb"[0-9A-Za-z_-]+", known):
+            return known.decode()
+    made = uuid.uuid4().hex[:12]
+    write_whole(path, made)
+    return made
 
 
 def _table(samples: Samples) -> Any:

@@ -14,6 +14,7 @@ import torch
 
 from klvi.errors import UserError, described
 from klvi.files import disk_problem, kind_of, read_bytes, whole_folder
+from klvi.models.fingerprint import OtherPriorError
 from klvi.runs.checksums import LARGEST, damage, write_checksums
 from klvi.runs.stored import MANIFEST
 from klvi.terminal import tell
@@ -83,15 +84,25 @@ class Checkpoints:
         required = kind_of(self.directory.parent / MANIFEST) is not None
         return damage(folder, required=required)
 
-    def restore_latest(self, loop: Loop) -> int:
+    def restore_latest(self, loop: Loop, accepted: list[str] | None = None) -> int:
         """Put the newest whole checkpoint into the loop; returns its update, 0 where there is none.
+
+        Where the user goes on although something has changed, and `accepted` is the list of that,
+        another prior is accepted as well.
 
         Raises UserError where none is whole, or it is another model's or version's.
         """
         folder = self.newest_whole()
         if folder is None:
             return 0
-        loop.policy.load_adapter(folder)
+        try:
+            loop.policy.load_adapter(folder)
+        except OtherPriorError as error:
+            if accepted is None:
+                raise UserError(f"{error}, or add changed=true to go on with this one") from error
+            accepted.append("the prior is another")
+            tell("warning: the prior is another since the run began")
+            loop.policy.load_adapter(folder, any_prior=True)
         try:
             content = io.BytesIO(read_bytes(folder / STATE, LARGEST))
             state = torch.load(content, map_location=loop.policy.device, weights_only=True)

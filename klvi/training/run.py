@@ -35,6 +35,7 @@ from klvi.models.allocator import keep_freed_memory
 from klvi.models.batching import Batching
 from klvi.models.decoding import Decoder, decode
 from klvi.models.embedded.enumerable import check_letters
+from klvi.models.fingerprint import fingerprint
 from klvi.models.gradient_check import check_gradients
 from klvi.models.graph_decoding import graph_decode
 from klvi.models.loading import quiet_transformers
@@ -48,7 +49,7 @@ from klvi.prompts import load_contexts
 from klvi.rewards import build_reward, check_columns
 from klvi.runs.checksums import write_checksums
 from klvi.runs.lock import FolderLock, LostLockError
-from klvi.runs.manifest import write_manifest
+from klvi.runs.manifest import Resumed, write_manifest
 from klvi.runs.stored import write_config
 from klvi.samplers import build_proposal
 from klvi.samplers.vllm import VLLMDecoder
@@ -191,7 +192,10 @@ def assemble_loop(config: TrainConfig, evaluator: Evaluator) -> Loop:
 
 @dataclass
 class Run:
-    """One training run in its folder."""
+    """One training run in its folder.
+
+    `accepted` is what has changed since the run began where it goes on all the same.
+    """
 
     config: TrainConfig
     directory: Path
@@ -199,6 +203,7 @@ class Run:
     metrics: dict[str, Metric] = field(default_factory=dict)
     exact: Mapping[str, float | None] = field(default_factory=dict)
     lock: FolderLock | None = None
+    accepted: list[str] | None = None
     _logged: int = field(default=-1, init=False)
 
     def train(self) -> None:
@@ -218,12 +223,14 @@ class Run:
         self.checkpoints = Checkpoints(
             self.directory / CHECKPOINT_FOLDER, self.config.checkpoint.keep
         )
-        restored = self.checkpoints.restore_latest(self.loop)
+        restored = self.checkpoints.restore_latest(self.loop, self.accepted)
         self.completed = Completed(self.loop)
         self.loop.on_complete.append(self.completed.keep)
         self.loop.optimisation.follow_schedule()
         values = self.config.model_dump(mode="json")
-        write_manifest(values, write_config(values, self.directory), self.directory, versions())
+        resumed = Resumed(restored, self.accepted or ()) if restored else None
+        text = write_config(values, self.directory)
+        write_manifest(values, text, self.directory, self._facts(), resumed)
         # A record that was not seen to is written anew.
         logged = restored if self.loop.record is None else restored - 1
         self.tracker: Tracker = build_tracker(
@@ -241,6 +248,19 @@ class Run:
             with interruption.held("the checkpoint"):
                 ending = self._end(error)
             raise ending from (None if ending is error else error)
+
+    def _facts(self) -> dict[str, Any]:
+        """What the manifest says of the run beside its configuration."""
+        prior = self.loop.policy.prior
+        device = str(prior.device)
+        if prior.device.type == "cuda":
+            device += f" ({torch.cuda.get_device_name(prior.device)})"
+        return {
+            "versions": versions(),
+            "device": device,
+            "engine": self.config.rollout.engine,
+            "prior": fingerprint(prior) | {"commit": prior.commit},
+        }
 
     def _check_learning(self) -> None:
         """Before the first update: gradients are as right as what is sampled and scored."""

@@ -76,6 +76,38 @@ def test_other_commands_make_no_folder(install: Install, tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("multirun", [[], ["-m", "seed=0,1"]])
+def test_paths_mean_the_folder_where_they_were_typed(
+    install: Install, tmp_path: Path, multirun: list[str]
+) -> None:
+    """Also where Hydra has gone to the job's own folder before."""
+    (tmp_path / "r.py").write_text("def f(texts): ...")
+    (tmp_path / "words").write_text("a\n")
+    calls = []
+    install("train", lambda config, _: calls.append((config, Path.cwd())) or 1)
+    chosen = ["reward=sum", "+reward.terms.c.reward={name: python, function: r.py:f}"]
+    prompts = ["prompts=file", "prompts.path=words", "model=gpt2", "model.path=."]
+    main(["train", *multirun, *chosen, *prompts, "hydra.job.chdir=true"])
+    assert len(calls) == (2 if multirun else 1)
+    for config, present in calls:
+        assert present.parent != tmp_path.parent
+        assert config.reward.terms["c"].reward.function == f"{tmp_path}/r.py:f"
+        assert config.prompts.path == f"{tmp_path}/words"
+        assert config.model.path == str(tmp_path)
+
+
+def test_results_of_a_job_in_its_own_folder_go_where_they_were_typed(
+    install: Install, tmp_path: Path
+) -> None:
+    outs = []
+    install("eval", lambda config, _: outs.append(config.out) or 0)
+    assert main(["eval", "model=gpt2", "out=sub/x.json", "hydra.job.chdir=true"]) == 0
+    assert main(["eval", "-m", "model=gpt2", "seed=0,1", "out=x.json", "hydra.job.chdir=true"]) == 0
+    assert [str(tmp_path / out) for out in outs] == [
+        str(tmp_path / name) for name in ("sub/x.json", "x.json", "x.json")
+    ]
+
+
 def test_a_users_mistake_met_in_a_command(
     install: Install, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from klvi.commands import resume
 from klvi.config.context import Context
 from klvi.config.schema import ResumeConfig
 from klvi.errors import UserError
+from klvi.runs.checksums import write_checksums
 from klvi.runs.stored import write_config
+from klvi.training.run import Run
 
 
 @pytest.mark.parametrize(
@@ -49,3 +52,33 @@ def test_no_folder_is_made_for_a_run_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no-run"):
         resume.run(ResumeConfig(run=str(tmp_path / "no-run")), Context(None, None, None, ()))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_another_prior_is_accepted_where_asked_for_and_noted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = train_config(
+        batch_size=16, evaluation={"samples": 16, "prior_samples": 16}, checkpoint={"every": 1}
+    )
+    Run(config, tmp_path).train()
+    for file in tmp_path.glob("checkpoints/*/prior.json"):
+        stored = json.loads(file.read_text())
+        file.write_text(json.dumps(stored | {"weights_32": "0"}))
+        write_checksums(file.parent)
+    before = (tmp_path / "manifest.json").read_text()
+
+    def resumed(**options: Any) -> int:
+        asked = ResumeConfig(run=str(tmp_path), updates=3, **options)
+        return resume.run(asked, Context(None, None, None, ()))
+
+    with pytest.raises(UserError, match=r"another prior .* or add changed=true"):
+        resumed()
+    assert (tmp_path / "manifest.json").read_text() == before
+    capsys.readouterr()
+    assert resumed(changed=True) == 0
+    assert "warning: the prior is another since the run began" in capsys.readouterr().err
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    (again,) = manifest["resumed"]
+    assert (again["update"], again["changed"]) == (2, ["the prior is another"])
+    assert manifest["prior"].keys() == {"weights_32", "vocabulary", "commit"}
+    assert (manifest["device"], manifest["engine"]) == ("cpu", "torch")

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from klvi.config.schema import ModelConfig, PythonReward
+from klvi.config.compose import SCHEMAS
+from klvi.config.schema import LOCATIONS, ModelConfig, PythonReward
 
 
 def test_what_is_read_is_named_by_its_absolute_path(
@@ -21,3 +22,13 @@ def test_what_is_read_is_named_by_its_absolute_path(
 def test_a_hub_id_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert ModelConfig(name="gpt2", path="openai-community/gpt2").path == "openai-community/gpt2"
+
+
+def test_every_place_of_a_users_is_known_as_one() -> None:
+    found = {
+        name
+        for config in SCHEMAS.values()
+        for name, field in config.model_fields.items()
+        if "expanduser" in f"{field.annotation}{field.metadata}"
+    }
+    assert found == set(LOCATIONS)

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from klvi.runs.manifest import changes, code_files, write_manifest
+from klvi.runs.manifest import Resumed, changes, code_files, write_manifest
 from klvi.runs.stored import MANIFEST, write_config
 from klvi.runs.trust import made_here
 
 VERSION = "1.2.3"
+FACTS = {"versions": {"klvi": VERSION}, "device": "cpu"}
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def values(tmp_path: Path) -> dict[str, Any]:
 def run(tmp_path: Path, values: dict[str, Any]) -> Path:
     folder = tmp_path / "run"
     folder.mkdir()
-    write_manifest(values, write_config(values, folder), folder, {"klvi": VERSION})
+    write_manifest(values, write_config(values, folder), folder, FACTS)
     return folder
 
 
@@ -81,7 +82,7 @@ def test_a_broken_manifest_is_one_line(run: Path, values: dict[str, Any], conten
 def test_a_forged_manifest_is_not_this_users(run: Path, values: dict[str, Any]) -> None:
     manifest = json.loads((run / MANIFEST).read_text())
     (run.parent / "reward.py").write_text("evil = 1\n")
-    write_manifest(values, "another: text\n", run, {"klvi": VERSION})
+    write_manifest(values, "another: text\n", run, FACTS)
     forged = json.loads((run / MANIFEST).read_text())
     (run / MANIFEST).write_text(json.dumps({**forged, "signature": manifest["signature"]}))
     assert not made_here(run)
@@ -90,3 +91,31 @@ def test_a_forged_manifest_is_not_this_users(run: Path, values: dict[str, Any]) 
 def test_a_run_of_an_earlier_version_tells_of_nothing(run: Path, values: dict[str, Any]) -> None:
     (run / MANIFEST).unlink()
     assert changes(run, values, VERSION) == []
+
+
+def test_how_a_run_went_on_is_listed(run: Path, values: dict[str, Any]) -> None:
+    before = json.loads((run / MANIFEST).read_text())
+    assert before["device"] == "cpu"
+    assert before["resumed"] == []
+    for update, accepted in ((4, []), (8, ["prompts.path=p is another"])):
+        resumed = Resumed(update, accepted)
+        write_manifest(values, write_config(values, run), run, FACTS, resumed)
+    after = json.loads((run / MANIFEST).read_text())
+    assert after["started"] == before["started"]
+    assert [(each["update"], each["changed"]) for each in after["resumed"]] == [
+        (4, []),
+        (8, ["prompts.path=p is another"]),
+    ]
+    assert after["resumed"][0]["versions"] == FACTS["versions"]
+    assert made_here(run)
+
+
+@pytest.mark.parametrize("content", ["[" * 9, '{"resumed": 3, "started": []}', '{"resumed": {}}'])
+def test_a_run_goes_on_whatever_its_manifest_was(
+    run: Path, values: dict[str, Any], content: str
+) -> None:
+    (run / MANIFEST).write_text(content)
+    write_manifest(values, write_config(values, run), run, FACTS, Resumed(1, ()))
+    after = json.loads((run / MANIFEST).read_text())
+    assert len(after["resumed"]) == 1
+    assert isinstance(after["started"], str)

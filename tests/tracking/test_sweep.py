@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import math
+import os
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from klvi.tracking.output import Output
@@ -60,6 +64,48 @@ def test_jobs_that_left_nothing_or_rubbish(tmp_path: Path) -> None:
     assert not finished
     assert ["0", "0", "no", "summary"] in rows
     assert ["1", "1", "broken", "summary"] in rows
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[]",
+        b"[" * 100_000,
+        b'{"status": 3}',
+        b'{"seconds": 1}',
+        b"\xff",
+        b'{"status": "finished"' + b" " * (1 << 27) + b"}",
+    ],
+)
+def test_a_summary_that_is_none_is_said_to_be_broken(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "summary.json").write_bytes(content)
+    finished, rows = printed(tmp_path, [{}])
+    assert not finished
+    assert ["0", "broken", "summary"] in rows
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), Path.mkdir])
+def test_a_summary_that_is_no_file_is_not_opened(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    (tmp_path / "0").mkdir()
+    make(tmp_path / "0" / "summary.json")
+    assert ["0", "broken", "summary"] in printed(tmp_path, [{}])[1]
+
+
+@pytest.mark.parametrize(
+    "metrics", [[], None, "x", {"eval/reward": 3}, {"eval/reward": {"value": "x"}}]
+)
+@pytest.mark.parametrize("seconds", ["long", None, [1], True, math.inf])
+def test_what_is_no_number_in_a_summary_is_left_out(
+    tmp_path: Path, metrics: object, seconds: object
+) -> None:
+    write(tmp_path / "0", {"status": "a\x1b[31m", "seconds": seconds, "metrics": metrics})
+    _, rows = printed(tmp_path, [{}])
+    (row,) = (row for row in rows if row[:1] == ["0"])
+    assert row[1] == "a\\x1b[31m"
+    assert set(row[2:]) <= {"—"}
 
 
 def test_the_reason_of_a_failure_stands_below(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 import io
 import json
+import os
 import struct
 import sys
+from pathlib import Path
 
 import pytest
 import wandb
@@ -11,7 +13,9 @@ from rich.console import Console
 from wandb.proto import wandb_internal_pb2
 
 from klvi.config import schema
+from klvi.errors import RunError
 from klvi.tracking import Output, WandbTracker, build_tracker, flatten
+from klvi.tracking.wandb import _stable_id
 
 BLOCK = 32768
 FILE_HEADER, RECORD_HEADER = 7, struct.Struct("<IHB")
@@ -161,3 +165,18 @@ def test_without_an_account_the_remedy_is_told(config, output, tmp_path, monkeyp
 def test_wandb_is_used_only_if_asked(config, output, tmp_path, samples, measurements):
     follow(config, output, tmp_path, samples, measurements)
     assert not (tmp_path / "wandb").exists()
+
+
+def test_a_folder_keeps_its_id_and_gets_another_for_rubbish(tmp_path: Path) -> None:
+    first = _stable_id(tmp_path)
+    assert _stable_id(tmp_path) == first
+    file = tmp_path / "wandb" / "run-id"
+    for rubbish in (b"", b"../../x", b"a b", b"\xff"):
+        file.write_bytes(rubbish)
+        found = _stable_id(tmp_path)
+        assert found.isalnum()
+        assert _stable_id(tmp_path) == found
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(RunError, match="FIFO"):
+        _stable_id(tmp_path)

@@ -135,10 +135,11 @@ def test_without_cuda_graphs_are_refused() -> None:
 
 
 def test_the_learning_rate_is_blamed_only_where_it_was_used() -> None:
-    loop = assembled(train_config(beta=1e300, reward={"name": "letters"}))
+    config = train_config(reward={"name": "letters"})
+    loop = assembled(config.model_copy(update={"beta": 1e300}))
     message = r"update 1: the gradient is not finite: scale the reward or beta=1e\+300, or use"
     with pytest.raises(DivergenceError, match=message):
         loop.step()
-    loop = assembled(train_config(objective={"name": "gdc"}, optim={"lr": 1e30}, updates=9))
-    with pytest.raises(DivergenceError, match=r"no longer finite: lower optim\.lr=1e\+30"):
+    loop = assembled(train_config(objective={"name": "gdc"}, optim={"lr": 1e12}, updates=9))
+    with pytest.raises(DivergenceError, match=r"no longer finite: lower optim\.lr=1e\+12"):
         loop.run()
