@@ -12,7 +12,6 @@ from transformers import DynamicCache, PreTrainedModel
 
 from klvi.models.batching import Batching
 from klvi.models.cache import reserved_cache, select_rows
-from klvi.models.gpt2 import plain_gpt2
 from klvi.models.scoring import cache_input, left_padding, padded_inputs, positions, selected_logits
 from klvi.samples import distinct_rows
 
@@ -196,7 +195,6 @@ class _Batch:
             first, self._place = distinct_rows(table)
         padding = left_padding(prompt_tokens, prompt_lengths)
         self._model = model
-        self._plain = plain_gpt2(model)
         self._cache: DynamicCache | None = None
         if batching.cache:
             self._cache = reserved_cache(model.config, prompt_tokens.shape[1] + max_new_tokens)
@@ -217,9 +215,6 @@ class _Batch:
         return (logits[self._place], hidden[self._place]) if self._shared else (logits, hidden)
 
     def _step(self) -> tuple[Tensor, Tensor]:
-        if self._plain is not None and self._cache is not None and self._inputs.shape[1] == 1:
-            states = self._plain.step(self._inputs, self._cache, self._attention, self._position)
-            return self._plain.logits(states), states.float()
         options = padded_inputs(self._model, self._attention, self._position)
         if self._cache is None:
             return last_logits(self._model, input_ids=self._inputs, use_cache=False, **options)

@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers import PretrainedConfig, PreTrainedModel
 
-from klvi.models.gpt2 import plain_gpt2
-
 # Tokens of a forward pass: on a CPU what its caches hold, on a GPU what fills it.
 CPU_BUDGET, CUDA_BUDGET = 1536, 8192
 # Logits of a pass, of which up to four float32 copies live at once, and hidden numbers between its
@@ -225,21 +223,16 @@ def next_tokens(model: PreTrainedModel, completions: Completions) -> NextTokens:
     width = mask.shape[1]
     tokens = torch.cat([completions.prompt_tokens, completions.tokens[:, :-1]], 1)
     padding = left_padding(completions.prompt_tokens, completions.prompt_lengths)
-    plain = plain_gpt2(model)
-    if plain is not None and padding is None:
-        hidden = plain.states(tokens)[:, -width:][mask]
-        logits = plain.logits(hidden)
-    else:
-        attention = None if padding is None else torch.cat([padding, mask[:, :-1]], 1)
-        states, scores = selected_logits(
-            model,
-            lambda states: states[:, -width:][mask][None],
-            input_ids=tokens,
-            use_cache=False,
-            **padded_inputs(model, attention),
-        )
-        # Views: the gradient of an index would be a second tensor of this size, filled with zeros.
-        hidden, logits = states.squeeze(0), scores.squeeze(0)
+    attention = None if padding is None else torch.cat([padding, mask[:, :-1]], 1)
+    states, scores = selected_logits(
+        model,
+        lambda states: states[:, -width:][mask][None],
+        input_ids=tokens,
+        use_cache=False,
+        **padded_inputs(model, attention),
+    )
+    # Views: the gradient of an index would be a second tensor of this size, filled with zeros.
+    hidden, logits = states.squeeze(0), scores.squeeze(0)
     return NextTokens(logits if logits.dtype == torch.float64 else logits.float(), hidden, mask)
 
 

@@ -138,7 +138,6 @@ def test_padding_that_is_read_is_avoided(model_type: str, monkeypatch: pytest.Mo
     assert check(policy).padding
     for module in (decoding, scoring):
         monkeypatch.setattr(module, "padded_inputs", lambda *_: {})
-    monkeypatch.setattr(decoding, "plain_gpt2", lambda _: None)
     assert not check(policy).padding
     assert policy.batching.cache
 
