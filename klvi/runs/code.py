@@ -4,9 +4,9 @@ That is a reward's file, with what lies beside it and is imported, in a function
 another of these; and, of a local folder with `trust_remote_code=true`, its Python files and the
 configurations that say which code is loaded, those of an adapter's base model included.
 
-Out of reach is what only running it would tell: module names put together meanwhile, a changed
-`sys.path`, `exec`, files read as data, other compiled code than extension modules. A hub's code is
-pinned by `revision`, and what is installed is not a run's own.
+Out of reach is what only running it would tell (computed module names, a changed `sys.path`,
+`exec`, files read as data) and Python's caches of bytecode. A hub's code is pinned by `revision`,
+and what is installed is not a run's own.
 """
 
 from __future__ import annotations
