@@ -15,6 +15,7 @@ import ast
 import importlib
 import importlib.util
 import json
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -39,15 +40,21 @@ def code_of(section: Mapping[str, Any]) -> Iterator[Path]:
     """The files of the code that one section names itself."""
     function, path = section.get("function"), section.get("path")
     if section.get("name") == "python" and isinstance(function, str):
-        file = Path(function.rpartition(":")[0]).expanduser().absolute()
+        file = _absolute(function.rpartition(":")[0])
         yield file
         yield from imported(file)
     if section.get("trust_remote_code") is True and isinstance(path, str):
-        yield from _model_code(Path(path).expanduser().absolute())
+        yield from _model_code(_absolute(path))
+
+
+def _absolute(path: str) -> Path:
+    return Path(os.path.expanduser(path)).absolute()
 
 
 def imported(file: Path) -> Iterator[Path]:
     """What lies beside `file` and is imported by it, or by another of these."""
+    if not file.is_file():
+        return
     importlib.invalidate_caches()
     folder = file.resolve().parent
     found: set[Path] = set()
@@ -71,7 +78,7 @@ def _imports(file: Path, package: str) -> Iterator[str]:
 
 
 def _written_imports(file: Path) -> Iterator[str]:
-    if file.suffix not in SOURCE_SUFFIXES or not file.is_file():
+    if file.suffix not in SOURCE_SUFFIXES or not file.is_file():  # a FIFO would be waited for
         return
     try:
         with warnings.catch_warnings():
@@ -116,6 +123,8 @@ def _located(name: str, folder: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _model_code(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    if not folder.is_dir():
+        return
     for file in sorted(folder.rglob("*")):
         if file.name.endswith(LOADED) and file.is_file():
             yield file
@@ -132,6 +141,6 @@ def _base_model(file: Path) -> Path | None:
         base = settings.get("base_model_name_or_path")
     except (OSError, ValueError, RecursionError, AttributeError):
         return None
-    if not isinstance(base, str) or not base or not Path(base).is_dir():
-        return None
-    return Path(base).resolve()
+    if isinstance(base, str) and base and Path(base).is_dir():
+        return Path(base).resolve()
+    return None

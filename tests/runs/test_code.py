@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -148,3 +149,18 @@ def test_odd_adapters_have_no_base(
     monkeypatch.chdir(model / "base")
     change(model / "adapter/adapter_config.json")
     assert trusted(model, model / "adapter") == {"adapter/adapter_config.json"}
+
+
+@pytest.mark.parametrize(
+    "path", ["loop", "a\0b", "\ud800", "~no-such-user/x", "fifo", "none", "", "."]
+)
+def test_odd_places_hold_no_code(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    os.mkfifo(tmp_path / "fifo")
+    model = {"path": path, "trust_remote_code": True}
+    reward = {"name": "python", "function": f"{path}:f"}
+    found = list(code_files({"model": model, "reward": reward}))
+    assert found == [Path(path).absolute()]  # which is found to be gone
