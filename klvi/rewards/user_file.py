@@ -20,6 +20,7 @@ from typing import Any, NoReturn, Protocol
 
 from klvi import interruption
 from klvi.rewards.process_state import Lent
+from klvi.runs.code import imported
 from klvi.terminal import tell
 
 READS_ARGUMENTS = "reads the command line (sys.argv), which is klvi's: it sees no arguments"
@@ -112,12 +113,21 @@ class UserFile:
             for name in own:
                 self._modules[name] = sys.modules[name]
                 hidden[name] = None
+            self._tell_unseen(own)
             self._paths, sys.path[:] = list(sys.path), paths
             for name, module in hidden.items():
                 if module is None:
                     sys.modules.pop(name, None)
                 else:
                     sys.modules[name] = module
+
+    def _tell_unseen(self, names: Sequence[str]) -> None:
+        """Name the neighbours that reading the file does not tell: they are not signed."""
+        specs = [getattr(self._modules[name], "__spec__", None) for name in names]
+        files = {spec.origin for spec in specs if spec is not None and spec.has_location}
+        seen = {self.path, *imported(self.path)} if files else set()
+        for file in sorted(files - set(map(str, seen))):
+            self.notify(f"imports {file} by a computed name: a change in it goes unnoticed")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Any
 
 from klvi.errors import described
 from klvi.files import digest, kind_of, naming, read_text, write_whole
+from klvi.runs.code import code_files
 from klvi.runs.source import checkout
 from klvi.runs.stored import CONFIG, MANIFEST, read_json
 from klvi.runs.trust import signature
@@ -44,7 +45,7 @@ def write_manifest(
     Raises RunError where code that the configuration names cannot be read, or the disk refuses it.
     """
     code = {}
-    for path in code_files(values):
+    for path in dict.fromkeys(code_files(values)):
         with naming(path):
             code[str(path)] = digest(path)
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -98,8 +99,9 @@ def changes(folder: Path, values: Mapping[str, Any], version: str) -> list[str]:
         lines.append(f"klvi was {before}, and is {version}")
     if hashlib.sha256(text.encode()).hexdigest() != manifest.get("config"):
         lines.append("its config.yaml is another")
-    for path, known in _mapping(manifest, "code").items():
-        lines += _change(f"reward code {path}", identity(Path(str(path))), known)
+    code = _mapping(manifest, "code")
+    for path in dict.fromkeys([*code, *map(str, code_files(values))]):
+        lines += _change(f"code {path}", identity(Path(path)), code.get(path))
     known_files = _mapping(manifest, "files")
     for key, file in named_files(values):
         lines += _change(f"{key}={file}", identity(file), known_files.get(key))
@@ -114,7 +116,9 @@ def _mapping(manifest: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 def _change(what: str, now: str | None, before: object) -> list[str]:
     if now == before:
         return []
-    return [f"{what} is gone" if now is None else f"{what} is another"]
+    if now is None:
+        return [f"{what} is gone"]
+    return [f"{what} is new" if before is None else f"{what} is another"]
 
 
 def identity(path: Path) -> str | None:
@@ -149,14 +153,3 @@ def named_files(values: Any, prefix: str = "") -> Iterator[tuple[str, Path]]:
         yield f"{prefix}path", Path(path)
     for key, below in values.items():
         yield from named_files(below, f"{prefix}{key}.")
-
-
-def code_files(values: Any) -> Iterator[Path]:
-    """The user's Python files that a configuration names as rewards, at any depth."""
-    if not isinstance(values, Mapping):
-        return
-    function = values.get("function")
-    if values.get("name") == "python" and isinstance(function, str):
-        yield Path(function.rpartition(":")[0]).absolute()
-    for below in values.values():
-        yield from code_files(below)

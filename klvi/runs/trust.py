@@ -22,12 +22,15 @@ from pathlib import Path
 from typing import TypeGuard
 
 import platformdirs
+from filelock import FileLock
 
 from klvi.files import TEMPORARY, digest, disk_problem, open_regular, read_text
-from klvi.runs.stored import CONFIG, LARGEST_CONFIG, MANIFEST, read_json
+from klvi.runs.code import code_files
+from klvi.runs.stored import CONFIG, LARGEST_CONFIG, MANIFEST, read_config, read_json
 from klvi.terminal import tell
 
-SECRET = "secret"
+SECRET, LOCK = "secret", "secret.lock"
+PATIENCE = 10.0  # seconds
 SECRET_BYTES = 32
 
 
@@ -47,30 +50,34 @@ def made_here(folder: Path) -> bool:
 
 
 def changed_code(folder: Path) -> tuple[str, ...] | None:
-    """The code of a run of this user's that is another by now, by its path; None: not this user's.
+    """The code of a run of this user's that is another by now, or new; None: not this user's.
 
     A folder that cannot be read is not.
     """
     try:
         config_text = read_text(folder / CONFIG, LARGEST_CONFIG)
+        values = read_config(folder)
         manifest = read_json(folder / MANIFEST)
+        secret = _kept(_secret_file())
     except (OSError, ValueError):
         return None
-    secret = _kept(_secret_file())
     code, given = manifest.get("code"), manifest.get("signature")
-    if secret is None or not isinstance(given, str) or not _is_code(code):
+    if not isinstance(given, str) or not _is_code(code):
         return None
     # Only what this user signed says which files are read.
     if not hmac.compare_digest(_signed(secret, config_text, code).encode(), _bytes(given)):
         return None
-    return tuple(path for path, recorded in code.items() if not _unchanged(path, recorded))
+    paths = dict.fromkeys([*code, *map(str, code_files(values))])
+    return tuple(path for path in paths if not _unchanged(path, code.get(path)))
 
 
 def _is_code(code: object) -> TypeGuard[dict[str, str]]:
     return isinstance(code, dict) and all(isinstance(value, str) for value in code.values())
 
 
-def _unchanged(path: str, recorded: str) -> bool:
+def _unchanged(path: str, recorded: str | None) -> bool:
+    if recorded is None or not os.path.isfile(path):  # a FIFO would be waited for
+        return False
     try:
         return hmac.compare_digest(digest(Path(path)).encode(), _bytes(recorded))
     except (OSError, ValueError):
@@ -87,27 +94,54 @@ def _bytes(text: str) -> bytes:
 
 
 def _secret_file() -> Path:
-    return platformdirs.user_state_path("klvi") / SECRET
+    """Raises OSError without a home: in the folder where klvi happens to run anybody may write."""
+    try:
+        place = platformdirs.user_state_path("klvi")
+    except RuntimeError as error:
+        raise OSError(str(error)) from error
+    if not place.is_absolute():  # earlier platformdirs
+        raise OSError(f"{place} is no absolute path; set HOME or XDG_STATE_HOME")
+    return place / SECRET
 
 
 def _secret() -> bytes | None:
     """This user's secret, made where there is none yet; None, with a warning, without a place."""
-    file = _secret_file()
+    file = None
     try:
+        file = _secret_file()
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _keep_private(file.parent)
-        if os.path.lexists(file) and _kept(file) is None:
-            _warn(f"{file}: is not a file of {SECRET_BYTES} bytes of yours alone; klvi renews it")
-            file.unlink()
-        if not os.path.lexists(file):
+        if _is_spoilt(file):
+            _renew(file)
+        elif not os.path.lexists(file):
             _make(file)
-        secret = _kept(file)
+        return _kept(file)
     except OSError as error:
         _warn(f"runs are not signed, and ask for trust=true later: {disk_problem(error, file)}")
         return None
-    if secret is None:
-        _warn(f"runs are not signed, and ask for trust=true later: {file} is not yours alone")
-    return secret
+
+
+def _renew(file: Path) -> None:
+    """Make another secret, once for all processes that find this one spoilt."""
+    with FileLock(file.with_name(LOCK), timeout=PATIENCE):
+        if _is_spoilt(file):
+            _warn(f"{file}: is not a file of {SECRET_BYTES} bytes of yours alone; klvi renews it")
+            file.unlink()
+            _make(file)
+
+
+def _is_spoilt(file: Path) -> bool:
+    """Whether what is there is no secret; one that only cannot be read now is."""
+    try:
+        state = os.lstat(file)
+    except FileNotFoundError:
+        return False
+    whole = stat.S_ISREG(state.st_mode) and state.st_size == SECRET_BYTES
+    return not (whole and _is_private(state))
+
+
+def _is_private(state: os.stat_result) -> bool:
+    return state.st_uid == os.geteuid() and not stat.S_IMODE(state.st_mode) & 0o077
 
 
 def _keep_private(folder: Path) -> None:
@@ -135,18 +169,13 @@ def _make(file: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _kept(file: Path) -> bytes | None:
-    """The secret in a file of this user's alone; None for any other."""
-    try:
-        descriptor = open_regular(file)
-    except OSError:
-        return None
-    with os.fdopen(descriptor, "rb") as opened:
-        state = os.fstat(opened.fileno())
-        if state.st_uid != os.geteuid() or stat.S_IMODE(state.st_mode) & 0o077:
-            return None
+def _kept(file: Path) -> bytes:
+    """The secret in a file of this user's alone; raises OSError for any other."""
+    with os.fdopen(open_regular(file), "rb") as opened:
         secret = opened.read(SECRET_BYTES + 1)
-    return secret if len(secret) == SECRET_BYTES else None
+        if _is_private(os.fstat(opened.fileno())) and len(secret) == SECRET_BYTES:
+            return secret
+    raise OSError(None, f"is not a file of {SECRET_BYTES} bytes of yours alone", str(file))
 
 
 @functools.cache

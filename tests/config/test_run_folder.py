@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from support import sign, train_config
 
 from klvi.config.check import check
@@ -15,6 +16,7 @@ from klvi.config.command_line import parse
 from klvi.config.compose import composer, to_config
 from klvi.config.run_folder import run_config
 from klvi.config.schema import TrainConfig
+from klvi.config.trust_check import untrusted
 from klvi.errors import UserError
 from klvi.runs.stored import write_config
 
@@ -249,17 +251,64 @@ def test_a_value_that_the_user_repeats_is_the_users(foreign: Path) -> None:
     assert problems("export", *words) == ()
 
 
-def test_code_that_changed_is_told(foreign: Path) -> None:
-    code = foreign.parent / "r.py"
-    sign(foreign, code)
-    code.write_text(f"import os\n{code.read_text()}")
-    assert problems("resume", f"run={foreign}") == ()  # which tells all that has changed itself
-    (line,) = problems("sample", f"run={foreign}")
-    assert line == (
-        f"run={foreign}: reward.terms.b.c.reward.terms.c.reward.function={code}:f is code of this "
-        "run that has changed since you made it here; read it, then add trust=true"
+def test_code_of_theirs_is_theirs_though_the_user_lets_code_run(tmp_path: Path) -> None:
+    model = {"name": "m", "path": "a/hub-id", "revision": "r1"}
+    write_config(train_config(model=model).model_dump(mode="json"), tmp_path)
+    words = [f"run={tmp_path}", "out=o", "model.trust_remote_code=true"]
+    for chosen in ([], ["model.path=my/own"], ["model.revision=r2"]):
+        (line,) = problems("export", *words, *chosen)
+        assert line.startswith(f"run={tmp_path}: model.trust_remote_code=true is leave to run")
+    assert problems("export", *words, "model.path=my/own", "model.revision=r2") == ()
+
+
+def test_where_results_go_is_theirs_though_the_user_tracks() -> None:
+    kept = {"tracking": {"name": "wandb", "entity": "somebody", "tags": []}}
+    parser = OverridesParser.create()
+    chosen = parser.parse_overrides(["tracking.name=wandb", "tracking.tags=[]"])
+    (line,) = untrusted("theirs", kept, kept, chosen)
+    assert line.startswith("run=theirs: tracking=wandb is tracking that this run names")
+    own = parser.parse_overrides(["tracking.entity=me"])
+    config = {"tracking": {**kept["tracking"], "entity": "me"}}
+    assert untrusted("theirs", kept, config, [*chosen, *own]) == []
+
+
+@pytest.fixture
+def signed(foreign: Path) -> Path:
+    """The user's own run, with a helper of its reward and the code of its model."""
+    folder = foreign.parent
+    (folder / "r.py").write_text(f"import helper\n{(folder / 'r.py').read_text()}")
+    (folder / "helper.py").write_text("")
+    (folder / "model" / "modeling.py").write_text("")
+    sign(foreign, folder / "r.py", folder / "helper.py", folder / "model" / "modeling.py")
+    return foreign
+
+
+FUNCTION, LEAVE = "reward.terms.b.c.reward.terms.c.reward.function=", "model.trust_remote_code=true"
+
+
+@pytest.mark.parametrize(
+    ("file", "key"),
+    [
+        ("r.py", FUNCTION),
+        ("helper.py", FUNCTION),
+        ("model/modeling.py", LEAVE),
+        ("model/new.py", LEAVE),
+        ("model/config.json", LEAVE),
+    ],
+)
+def test_code_that_changed_is_told(file: str, key: str, signed: Path) -> None:
+    assert problems("sample", f"run={signed}") == ()
+    code = signed.parent / file
+    code.write_text((code.read_text() if code.exists() else "") + "# another\n")
+    assert problems("resume", f"run={signed}") == ()  # which tells all that has changed itself
+    (line,) = problems("sample", f"run={signed}")
+    assert line.startswith(f"run={signed}: {key}")
+    assert line.endswith(
+        f"of this run that has changed since you made it here ({code}); read it, then add "
+        "trust=true"
     )
-    assert problems("export", f"run={foreign}", "out=o") == ()
+    assert (problems("export", f"run={signed}", "out=o") == ()) == (key == FUNCTION)
+    assert problems("sample", f"run={signed}", "trust=true") == ()
 
 
 def link(path: Path) -> None:

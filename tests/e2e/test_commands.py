@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -173,9 +174,26 @@ def test_eval_of_a_prior_alone(workplace: Workplace) -> None:
 TRAIN_ONLY = {"lora.r", "batch_size", "checkpoint.every"}
 
 
-def test_samples_are_printed_or_written(workplace: Workplace, finished: Path) -> None:
-    shown = workplace.klvi("sample", f"run={finished}", "n=3").stdout
+def test_code_of_a_run_from_elsewhere_runs_where_it_is_trusted(
+    workplace: Workplace, finished: Path
+) -> None:
+    theirs = Path(shutil.copytree(finished, workplace.folder / "theirs"))
+    code, ran = workplace.folder / "theirs.py", workplace.folder / "ran"
+    code.write_text(f"open({str(ran)!r}, 'w')\n{REWARD}")
+    config = (finished / "config.yaml").read_text()
+    (theirs / "config.yaml").write_text(config.replace("score.py:", "theirs.py:"))
+    refused = workplace.klvi("sample", f"run={theirs}", "n=3", code=2)
+    assert refused.stderr == (
+        f"klvi: error: run={theirs}: reward.function={code}:score is code that this run names, and "
+        "you did not make this run here; read it, then add trust=true\n"
+    )
+    assert not ran.exists()
+    shown = workplace.klvi("sample", f"run={theirs}", "n=3", "trust=true").stdout
     assert "log π0" in shown
+    assert ran.exists()
+
+
+def test_samples_are_written(workplace: Workplace, finished: Path) -> None:
     workplace.klvi("sample", f"run={finished}", "n=40", "out=texts.jsonl")
     rows = lines(workplace.folder / "texts.jsonl")
     assert len(rows) == 40

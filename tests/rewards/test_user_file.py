@@ -55,6 +55,24 @@ def test_neighbours_are_found_at_import_and_at_call_and_kept_apart(tmp_path):
     assert not {"first", "second", "package", "score"} & set(sys.modules)
 
 
+def test_neighbours_that_only_running_tells_are_named(tmp_path, capfd):
+    for neighbour in ("first.py", "second.py", "third.py", "package/__init__.py"):
+        write(tmp_path, neighbour)
+    source = """
+        import first
+        from importlib import import_module
+        def score(texts):
+            import second, package
+            import_module("thi" + "rd")
+            return [0.0] * len(texts)
+        """
+    reward = build(write(tmp_path, source=source))
+    scores(reward)
+    scores(reward)
+    told = f"imports {tmp_path / 'third.py'} by a computed name: a change in it goes unnoticed"
+    assert capfd.readouterr().err == f"klvi: warning: reward python (score.py:score) {told}\n"
+
+
 def test_a_neighbour_hides_no_library_from_klvi(tmp_path):
     write(tmp_path, "json.py", "raise RuntimeError")
     write(tmp_path, "types.py", "raise RuntimeError")

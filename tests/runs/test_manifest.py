@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from klvi.runs.manifest import Resumed, changes, code_files, write_manifest
+from klvi.runs.manifest import Resumed, changes, write_manifest
 from klvi.runs.stored import MANIFEST, write_config
-from klvi.runs.trust import made_here
+from klvi.runs.trust import changed_code, made_here
 
 VERSION = "1.2.3"
 FACTS = {"versions": {"klvi": VERSION}, "device": "cpu"}
@@ -19,7 +19,8 @@ FACTS = {"versions": {"klvi": VERSION}, "device": "cpu"}
 @pytest.fixture
 def values(tmp_path: Path) -> dict[str, Any]:
     """A configuration that names a file of each kind."""
-    (tmp_path / "reward.py").write_text("def score(texts): return [0.0] * len(texts)\n")
+    (tmp_path / "reward.py").write_text("def score(texts):\n    import helper, wide\n")
+    (tmp_path / "helper.py").write_text("")
     (tmp_path / "prompts.txt").write_text("A\nB\n")
     (tmp_path / "prior").mkdir()
     (tmp_path / "prior" / "weights").write_bytes(bytes(300_000))
@@ -42,14 +43,15 @@ def run(tmp_path: Path, values: dict[str, Any]) -> Path:
 def test_a_run_that_is_as_it_was_is_this_users(run: Path, values: dict[str, Any]) -> None:
     assert changes(run, values, VERSION) == []
     assert made_here(run)
-    assert [path.name for path in code_files(values)] == ["reward.py"]
 
 
 @pytest.mark.parametrize(
     ("file", "content", "named"),
     [
-        ("reward.py", b"evil = 1\n", "reward code"),
-        ("reward.py", None, "reward code"),
+        ("reward.py", b"import helper\n", "code "),
+        ("reward.py", None, "code "),
+        ("helper.py", b"evil = 1\n", "code "),
+        ("helper.py", None, "code "),
         ("prompts.txt", b"A\nC\n", "prompts.path="),
         ("prompts.txt", None, "prompts.path="),
         ("prior/weights", bytes(299_999) + b"x", "model.path="),
@@ -65,6 +67,24 @@ def test_what_is_another_is_named(
     (line,) = changes(run, values, VERSION)
     assert named in line
     assert line.endswith("is gone" if content is None else "is another")
+
+
+def test_code_that_has_come_to_be_is_named(run: Path, values: dict[str, Any]) -> None:
+    wide = run.parent / "wide.py"
+    wide.write_text("evil = 1\n")
+    assert changes(run, values, VERSION) == [f"code {wide} is new"]
+
+
+def test_code_of_a_model_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "model" / "modeling.py"
+    file.parent.mkdir()
+    file.write_text("")
+    values = {"model": {"path": str(file.parent), "trust_remote_code": True}}
+    write_manifest(values, write_config(values, tmp_path), tmp_path, FACTS)
+    assert changes(tmp_path, values, VERSION) == []
+    file.write_text("evil = 1\n")
+    assert f"code {file} is another" in changes(tmp_path, values, VERSION)
+    assert changed_code(tmp_path) == (str(file),)
 
 
 def test_another_version_of_klvi_is_named(run: Path, values: dict[str, Any]) -> None:
