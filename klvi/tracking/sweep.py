@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from klvi.runs.stored import read_json
 from klvi.terminal import printable
 from klvi.tracking.base import FINISHED
 from klvi.tracking.output import Output
@@ -47,12 +47,11 @@ def print_sweep(directory: Path, jobs: Sequence[Mapping[str, str]], output: Outp
 def read_summary(directory: Path) -> Mapping[str, Any]:
     """A job's `summary.json`; of a job that left none, that it was not run to an end."""
     try:
-        summary: Mapping[str, Any] = json.loads((directory / "summary.json").read_text("utf-8"))
-    except FileNotFoundError:
+        return {"status": "broken summary"} | read_json(directory / "summary.json")
+    except OSError:
         return {"status": "no summary"}
     except ValueError:
         return {"status": "broken summary"}
-    return summary
 
 
 def sweep_table(jobs: Sequence[Mapping[str, str]], summaries: Sequence[Mapping[str, Any]]) -> Table:
