@@ -21,6 +21,7 @@ from klvi.config.keys import suggestion
 from klvi.config.overrides import with_free_keys
 from klvi.config.quoting import override
 from klvi.errors import RunError, UserError
+from klvi.files import naming, reason_of
 from klvi.job import FAILED, Job
 from klvi.terminal import output_problem, report, safe_streams, tell, tell_of_threads
 
@@ -54,7 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line `arguments` (default: `sys.argv`); returns the exit code."""
     gc.set_threshold(NEW_OBJECTS)
     with interruption.watched():
-        return _main(arguments)
+        code = _main(arguments)
+    if arguments is None:
+        interruption.leave()
+    return code
 
 
 def _main(arguments: Sequence[str] | None) -> int:
@@ -66,6 +70,9 @@ def _main(arguments: Sequence[str] | None) -> int:
     except UserError as error:
         report(error)
         return error.exit_code
+    except OSError as error:  # what no job has met, as before there is one
+        tell(f"error: {reason_of(error)}")
+        return FAILED
     except KeyboardInterrupt as error:
         cause = interruption.cause_of(error)
         tell(str(cause or "interrupted"))
@@ -108,6 +115,8 @@ def _dispatch(arguments: list[str]) -> int:
     command, *words = line.words
     if command not in COMMANDS:
         raise UserError(_unknown_command(command))
+    with naming("the present folder", UserError):
+        os.getcwd()
     words = with_free_keys(words, SCHEMAS[command])
     return _run(command, CommandLine(tuple(words), line.options, line.flags))
 

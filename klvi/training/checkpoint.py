@@ -44,7 +44,8 @@ class Checkpoints:
             return final
         with whole_folder(final, replace=True) as building:
             loop.policy.save_adapter(building)
-            torch.save(_state(loop), building / STATE)
+            with (building / STATE).open("wb") as file:  # of which torch tells what the disk says
+                torch.save(_state(loop), file)
             write_checksums(building)
         for old in self.steps(loop.update)[: -self.keep]:
             shutil.rmtree(self.directory / f"step-{old}", ignore_errors=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from klvi.cli import main
 
 Klvi = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -101,3 +104,27 @@ def test_a_closed_pipe_is_no_error(installed_klvi: Path) -> None:
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert result.stdout.startswith("klvi train: ")
     assert result.stderr == ""
+
+
+def test_a_present_folder_that_is_gone_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    for words in (["train"], ["env"], ["verify", "--help"]):
+        assert main(words) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("klvi: error: the present folder: No such file or directory")
+
+
+def test_what_the_disk_refuses_before_there_is_a_job_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "conf/train.yaml")
+
+    monkeypatch.setattr("klvi.cli.check", refuse)
+    assert main(["train"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("klvi: error: conf/train.yaml: Permission denied; choose")
