@@ -23,6 +23,7 @@ READ, APPEND = os.O_RDONLY, os.O_WRONLY | os.O_APPEND | os.O_CREAT
 SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 LARGEST = 1 << 28  # bytes of a file that is read at once
 CHUNK = 1 << 20
+MEGABYTE = 1_000_000
 TEMPORARY = ".klvi-{}.tmp"
 RUST_ERROR = re.compile(r"\(os error ([0-9]+)\)")
 REMEDIES = {
@@ -354,6 +355,22 @@ def _place_problem(folder: Path) -> str | None:
         return disk_problem(error, above)
     probe.unlink()
     return None
+
+
+def room_problem(folder: Path, needed: int) -> str | None:
+    """Why `needed` bytes evidently find no room in a folder, made or not; None where they may.
+
+    What a quota or another process takes is known only when it is written.
+    """
+    try:
+        above = next(f for f in (folder, *folder.absolute().parents) if kind_of(f) is not None)
+        disk = shutil.disk_usage(above)
+    except OSError:
+        return None
+    if disk.free >= needed or disk.total == 0:  # 0: a file system that doesn't tell
+        return None
+    needs, free = (f"{size / MEGABYTE:,.1f} MB" for size in (needed, disk.free))
+    return f"{folder}: needs {needs}, and {free} are free; {REMEDIES[errno.ENOSPC]}"
 
 
 def foreign_entry(folder: Path) -> str | None:

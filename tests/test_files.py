@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import resource
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,6 +26,7 @@ from klvi.files import (
     new_folder_problem,
     read_text,
     remove_leftovers,
+    room_problem,
     same_trouble,
     whole_folder,
     write_whole,
@@ -173,3 +176,16 @@ def test_links_and_pipes_in_a_run_are_named(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     os.mkfifo(tmp_path / "checkpoints" / "pipe")
     assert "checkpoints/pipe is a FIFO" in (foreign_entry(tmp_path) or "")
+
+
+def test_room_is_missed_only_where_that_is_evident(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "a" / "b"
+    assert room_problem(place, 1) is None
+    assert re.fullmatch(
+        rf"{place}: needs 1,000,000,000,000\.0 MB, and [0-9,.]+ MB are free; free some space, .*",
+        room_problem(place, 10**18) or "",
+    )
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(total=0, free=0))
+    assert room_problem(place, 1) is None

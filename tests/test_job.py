@@ -151,6 +151,33 @@ def test_a_run_whose_folder_goes_leaves_no_other_in_its_place(
         assert Checkpoints(moved / "checkpoints").newest_whole() == moved / "checkpoints/step-1"
 
 
+@pytest.mark.parametrize(("checkpoints", "code"), [(2.9, 2), (3, 0)])
+def test_a_run_whose_checkpoints_find_no_room_is_refused(
+    checkpoints: float, code: int, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of nine to keep, three are to come."""
+
+    def disk(_: Path) -> SimpleNamespace:
+        free = int(checkpoints * 2 * sum(weights))
+        return SimpleNamespace(total=1 << 40, free=free)
+
+    weights: list[int] = []
+    parameters = Policy.adapter_parameters
+
+    def counted(policy: Policy) -> Any:
+        weights[:] = [p.nbytes for p in parameters(policy)]
+        return parameters(policy)
+
+    monkeypatch.setattr(Policy, "adapter_parameters", counted)
+    monkeypatch.setattr("shutil.disk_usage", disk)
+    ended, lines = run()
+    assert ended == code
+    if code:
+        (line,) = lines
+        assert line.startswith(f"klvi: error: {tmp_path / 'run/checkpoints'}: needs ")
+        assert not (tmp_path / "run").exists()
+
+
 def test_a_log_that_cannot_be_written_ends_nothing(
     run: Run, at_update: Any, tmp_path: Path
 ) -> None:

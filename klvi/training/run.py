@@ -219,6 +219,7 @@ class Run:
             self.directory / CHECKPOINT_FOLDER, self.config.checkpoint.keep
         )
         restored = self.checkpoints.restore_latest(self.loop)
+        self.checkpoints.check_room(self.loop)
         self.completed = Completed(self.loop)
         self.loop.on_complete.append(self.completed.keep)
         self.loop.optimisation.follow_schedule()
