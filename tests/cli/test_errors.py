@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -128,3 +129,32 @@ def test_what_the_disk_refuses_before_there_is_a_job_is_one_line(
     assert main(["train"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("klvi: error: conf/train.yaml: Permission denied; choose")
+
+
+@pytest.mark.parametrize(
+    ("words", "refused"),
+    [
+        (["train", "-m", "seed=0,1", "hydra.sweep.dir=sweep"], None),
+        (["train", "hydra.run.dir=run"], "run"),
+    ],
+)
+def test_what_the_disk_refuses_to_hydra_is_one_line(
+    words: list[str],
+    refused: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), refused)
+
+    where = "hydra._internal.core_plugins.basic_sweeper.OmegaConf.save"
+    monkeypatch.setattr("hydra.core.utils.Path.mkdir" if refused else where, full)
+    assert main(words) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        f"klvi: error: {refused or tmp_path / 'sweep'}: No space left on device; free"
+    )
+    assert "HYDRA_FULL_ERROR" not in os.environ
