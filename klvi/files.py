@@ -161,6 +161,17 @@ def read_text(path: Path, largest: int = LARGEST) -> str:
     return read_bytes(path, largest).decode("utf-8")
 
 
+def names_in(folder: Path) -> list[str]:
+    """The names in a folder, none where there is no folder.
+
+    Raises OSError where it cannot be read, which `glob` would take for an empty one.
+    """
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []
+
+
 def digest(path: Path) -> str:
     """What tells a file, or a folder with all that is in it, from any other: SHA-256, in hex.
 

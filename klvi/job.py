@@ -20,7 +20,7 @@ from klvi import interruption
 from klvi.config.compose import to_config
 from klvi.config.context import Context
 from klvi.errors import RunError, UserError
-from klvi.files import kind_of, read_text, reason_of, same_trouble, write_whole
+from klvi.files import kind_of, names_in, read_text, reason_of, same_trouble, write_whole
 from klvi.runs.folder import LOCK_FILES, holds_nothing
 from klvi.runs.lock import LostLockError, read_owner
 from klvi.terminal import report, report_exception, safe_streams, tell
@@ -152,7 +152,7 @@ def _has_trained(folder: Path, status: str) -> bool:
 
     What was measured before the first update is worth nothing to whom interrupts it there.
     """
-    if any(folder.glob("checkpoints/step-*")):
+    if any(name.startswith("step-") for name in names_in(folder / "checkpoints")):
         return True
     with contextlib.suppress(OSError, ValueError):
         records = len(read_text(folder / "metrics.jsonl").splitlines())

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from klvi.errors import UserError, described
-from klvi.files import disk_problem, kind_of, read_bytes, room_problem, whole_folder
+from klvi.files import disk_problem, kind_of, names_in, read_bytes, room_problem, whole_folder
 from klvi.runs.checksums import LARGEST, damage, write_checksums
 from klvi.runs.stored import MANIFEST
 from klvi.terminal import tell
@@ -68,10 +68,10 @@ class Checkpoints:
     def steps(self, last: int | None = None) -> list[int]:
         """The numbers of the checkpoints up to `last`, oldest first.
 
-        A run that went on from an older one has damaged ones beyond its last update.
+        A run that went on from an older one has damaged ones beyond its last update. Raises OSError
+        where they cannot be told.
         """
-        names = [path.name for path in self.directory.glob("step-*")]
-        found = map(re.compile(r"step-([1-9][0-9]*)").fullmatch, names)
+        found = map(re.compile(r"step-([1-9][0-9]*)").fullmatch, names_in(self.directory))
         return sorted(n for n in (int(m[1]) for m in found if m) if last is None or n <= last)
 
     def newest_whole(self) -> Path | None:
