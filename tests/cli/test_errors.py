@@ -158,3 +158,10 @@ def test_what_the_disk_refuses_to_hydra_is_one_line(
         f"klvi: error: {refused or tmp_path / 'sweep'}: No space left on device; free"
     )
     assert "HYDRA_FULL_ERROR" not in os.environ
+
+
+@pytest.mark.parametrize("out", ["out=a,b", "out=\x1b[31mred"])
+def test_what_is_refused_is_not_missing_too(out: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pretrain", out]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("klvi: error: out=")
