@@ -141,4 +141,4 @@ def test_summaries_that_cannot_be_read_have_their_rows(tmp_path: Path) -> None:
     finished, rows = printed(tmp_path, [{"seed": str(number)} for number in range(4)])
     assert not finished
     found = [row[2:4] for row in rows if row and row[0].isdecimal()]
-    assert found == [["no", "summary"], *[["broken", "summary"]] * 3]
+    assert found == [["broken", "summary"]] * 4
