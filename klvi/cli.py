@@ -11,18 +11,27 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import hydra
+from hydra.errors import HydraException
 
 import klvi
 from klvi import interruption
 from klvi.config.check import Checked, check
 from klvi.config.command_line import CommandLine, parse
-from klvi.config.compose import CONF_DIRECTORY, SCHEMAS, VERSION_BASE
+from klvi.config.compose import CONF_DIRECTORY, SCHEMAS, VERSION_BASE, one_line
 from klvi.config.keys import suggestion
 from klvi.config.overrides import with_free_keys
 from klvi.config.quoting import override
 from klvi.errors import RunError, UserError
+from klvi.files import naming, reason_of
 from klvi.job import FAILED, Job
-from klvi.terminal import output_problem, report, safe_streams, tell, tell_of_threads
+from klvi.terminal import (
+    output_problem,
+    report,
+    report_exception,
+    safe_streams,
+    tell,
+    tell_of_threads,
+)
 
 COMMANDS = {
     "train": "align a prior with a reward",
@@ -43,6 +52,7 @@ EXAMPLES = (
     'eval "$(klvi -sc install=bash)"      # tab completion',
 )
 INTERRUPTED = 130
+FULL_ERROR = "HYDRA_FULL_ERROR"
 # torch, transformers and TRL come as half a million objects that stay. Python would look through
 # them for garbage again and again while they are imported, and once more at the end: a third of a
 # short command's time. By default it looks after 700 new objects.
@@ -54,7 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line `arguments` (default: `sys.argv`); returns the exit code."""
     gc.set_threshold(NEW_OBJECTS)
     with interruption.watched():
-        return _main(arguments)
+        code = _main(arguments)
+    if arguments is None:
+        interruption.leave()
+    return code
 
 
 def _main(arguments: Sequence[str] | None) -> int:
@@ -66,6 +79,12 @@ def _main(arguments: Sequence[str] | None) -> int:
     except UserError as error:
         report(error)
         return error.exit_code
+    except OSError as error:  # what no job has met, as before there is one
+        tell(f"error: {reason_of(error)}")
+        return FAILED
+    except Exception:
+        report_exception()
+        return FAILED
     except KeyboardInterrupt as error:
         cause = interruption.cause_of(error)
         tell(str(cause or "interrupted"))
@@ -108,6 +127,8 @@ def _dispatch(arguments: list[str]) -> int:
     command, *words = line.words
     if command not in COMMANDS:
         raise UserError(_unknown_command(command))
+    with naming("the present folder", UserError):
+        os.getcwd()
     words = with_free_keys(words, SCHEMAS[command])
     return _run(command, CommandLine(tuple(words), line.options, line.flags))
 
@@ -169,7 +190,8 @@ def _run(command: str, line: CommandLine) -> int:
     arguments.append(override("hydra.sweep.dir", checked.sweep_directory))
     finished = True
     try:
-        code = _hydra(command, checked.config_name, arguments)
+        with naming(checked.sweep_directory):  # of Hydra's own files in it
+            code = _hydra(command, checked.config_name, arguments)
     finally:
         if command == "train":
             finished = _print_sweep(checked)
@@ -191,9 +213,25 @@ def _hydra(command: str, config_name: str, arguments: Sequence[str]) -> int:
     application: Callable[[], Any] = hydra.main(
         version_base=VERSION_BASE, config_path=str(CONF_DIRECTORY), config_name=config_name
     )(job)
-    try:
-        application()
-    except SystemExit as leaving:  # so Hydra ends what only prints, such as --help
-        if leaving.code:
-            raise
+    with _raising():
+        try:
+            application()
+        except SystemExit as leaving:  # so Hydra ends what only prints, such as --help
+            if leaving.code:
+                raise
     return max(job.codes, default=0)
+
+
+@contextlib.contextmanager
+def _raising() -> Iterator[None]:
+    """Within, Hydra raises what it cannot do, as to make a folder; else it prints a traceback."""
+    before = os.environ.get(FULL_ERROR)
+    os.environ[FULL_ERROR] = "1"
+    try:
+        yield
+    except HydraException as error:
+        raise UserError(one_line(error)) from error
+    finally:
+        os.environ.pop(FULL_ERROR)
+        if before is not None:
+            os.environ[FULL_ERROR] = before

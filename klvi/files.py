@@ -9,6 +9,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -22,7 +23,9 @@ READ, APPEND = os.O_RDONLY, os.O_WRONLY | os.O_APPEND | os.O_CREAT
 SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 LARGEST = 1 << 28  # bytes of a file that is read at once
 CHUNK = 1 << 20
+MEGABYTE = 1_000_000
 TEMPORARY = ".klvi-{}.tmp"
+RUST_ERROR = re.compile(r"\(os error ([0-9]+)\)")
 REMEDIES = {
     errno.ENOSPC: "free some space, or choose another place",
     errno.EDQUOT: "free some of your quota, or choose another place",
@@ -85,20 +88,45 @@ def reason_of(error: BaseException) -> str:
 def naming(path: Path | str, kind: type[UserError] = RunError) -> Iterator[None]:
     """Turns whatever the disk refuses within into one line that names `path`.
 
-    torch and safetensors have errors of their own for it.
+    torch and the libraries that are written in Rust have errors of their own for it.
     """
     try:
         yield
-    except OSError as error:
-        raise kind(disk_problem(error, path)) from error
-    except RuntimeError as error:
-        if "PytorchStreamWriter" not in str(error) and "unexpected pos" not in str(error):
-            raise
-        raise kind(f"{path}: could not be written: the disk is full or gone") from error
     except Exception as error:
+        refused = _of_the_disk(error)
+        if refused is not None:
+            raise kind(disk_problem(refused, path)) from refused
         if type(error).__name__ != "SafetensorError":
             raise
         raise kind(f"{path}: {' '.join(str(error).split())}") from error
+
+
+def _of_the_disk(error: BaseException) -> OSError | None:
+    """What the disk refused, also where a library tells it in its own way; None: nothing."""
+    if isinstance(error, OSError):
+        return error
+    told = RUST_ERROR.search(str(error))
+    if told is not None:
+        number = int(told[1])
+        return OSError(number, os.strerror(number))
+    if isinstance(error, RuntimeError) and "unexpected pos" in str(error):  # torch's, at its end
+        return error.__context__ if isinstance(error.__context__, OSError) else OSError(str(error))
+    return None
+
+
+def errno_of(error: BaseException | None) -> int | None:
+    """The number of the disk's error that is behind `error`; None where there is none."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__
+    return None if error is None else error.errno
+
+
+def same_trouble(first: BaseException, second: BaseException) -> bool:
+    """Whether both are told in the same words, or are one disk's, as it is full."""
+    number = errno_of(first)
+    return reason_of(first) == reason_of(second) or (
+        number is not None and number == errno_of(second)
+    )
 
 
 def open_regular(path: Path, flags: int = READ) -> int:
@@ -131,6 +159,17 @@ def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
 def read_text(path: Path, largest: int = LARGEST) -> str:
     """As `read_bytes`, decoded; raises ValueError where it is not UTF-8."""
     return read_bytes(path, largest).decode("utf-8")
+
+
+def names_in(folder: Path) -> list[str]:
+    """The names in a folder, none where there is no folder.
+
+    Raises OSError where it cannot be read, which `glob` would take for an empty one.
+    """
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []
 
 
 def digest(path: Path) -> str:
@@ -280,6 +319,8 @@ def remove_leftovers(folder: Path) -> None:
 def new_file_problem(path: str, *, overwrite: bool = False) -> str | None:
     """Why a file cannot be written at `path` without loss; None where it can."""
     place = Path(path).expanduser()
+    if not path:
+        return "is empty; give the name of a file"
     if path.endswith("/"):
         return "names a folder; give the name of a file"
     try:
@@ -295,6 +336,8 @@ def new_file_problem(path: str, *, overwrite: bool = False) -> str | None:
 
 def new_folder_problem(path: str) -> str | None:
     """Why a folder cannot be written at `path` without loss; None where it can."""
+    if not path:
+        return "is empty; give the name of a new folder"
     place = Path(path).expanduser()
     try:
         kind = kind_of(place)
@@ -316,11 +359,29 @@ def _place_problem(folder: Path) -> str | None:
     probe = above / TEMPORARY.format(secrets.token_hex(6))
     try:
         os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | SAFELY, 0o600))
+    except FileNotFoundError:  # as /proc says
+        return f"{above} takes no new files; choose another place"
     except OSError as error:
         error.filename = None
         return disk_problem(error, above)
     probe.unlink()
     return None
+
+
+def room_problem(folder: Path, needed: int) -> str | None:
+    """Why `needed` bytes evidently find no room in a folder, made or not; None where they may.
+
+    What a quota or another process takes is known only when it is written.
+    """
+    try:
+        above = next(f for f in (folder, *folder.absolute().parents) if kind_of(f) is not None)
+        disk = shutil.disk_usage(above)
+    except OSError:
+        return None
+    if disk.free >= needed or disk.total == 0:  # 0: a file system that doesn't tell
+        return None
+    needs, free = (f"{size / MEGABYTE:,.1f} MB" for size in (needed, disk.free))
+    return f"{folder}: needs {needs}, and {free} are free; {REMEDIES[errno.ENOSPC]}"
 
 
 def foreign_entry(folder: Path) -> str | None:

@@ -81,6 +81,12 @@ def watched() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def leave() -> None:
+    """From now on Ctrl-C ends the process at once: Python's handler would raise in its end."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def is_watching() -> bool:
     """Whether klvi's handler is in force for any signal."""
     return any(signal.getsignal(number) is _handle for number in SIGNALS)

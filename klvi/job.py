@@ -21,8 +21,8 @@ from klvi import interruption
 from klvi.config.compose import to_config
 from klvi.config.context import Context
 from klvi.config.schema import LOCATIONS
-from klvi.errors import UserError
-from klvi.files import kind_of, read_text, reason_of, write_whole
+from klvi.errors import RunError, UserError
+from klvi.files import kind_of, names_in, read_text, reason_of, same_trouble, write_whole
 from klvi.runs.folder import LOCK_FILES, holds_nothing
 from klvi.runs.lock import LostLockError, read_owner
 from klvi.terminal import report, report_exception, safe_streams, tell
@@ -83,7 +83,7 @@ def _end(error: BaseException, context: Context, *, new: bool) -> int:
         reason = reason_of(error) if cause is None else str(cause)
         drop = cause is not None or code != FAILED
         status = "failed" if cause is None else "interrupted"
-        mark_failed(context, reason, refused=drop, status=status)
+        mark_failed(context, reason, refused=drop, status=status, first=error)
     if cause is not None:
         raise cause
     return code
@@ -123,11 +123,19 @@ def context_of(command: str) -> Context:
     )
 
 
-def mark_failed(context: Context, reason: str, *, refused: bool, status: str = "failed") -> None:
+def mark_failed(
+    context: Context,
+    reason: str,
+    *,
+    refused: bool,
+    status: str = "failed",
+    first: BaseException | None = None,
+) -> None:
     """Leave a failed job's new folder as one: its summary says why.
 
     Of a run that was `refused`, or interrupted, before it had trained nothing is kept but, in a
-    sweep, the summary, from which its table is made. What the disk refuses is told.
+    sweep, the summary, from which its table is made. What the disk refuses is told, unless the
+    `first` error told it.
     """
     folder = context.directory
     assert folder is not None
@@ -147,7 +155,7 @@ def mark_failed(context: Context, reason: str, *, refused: bool, status: str = "
         summary = {"status": status, "reason": reason, "metrics": {}} | _summary(file)
         write_whole(file, json.dumps(summary, indent=2) + "\n")
     except Exception as error:
-        if reason_of(error) != reason:
+        if not same_trouble(error, first or RunError(reason)):
             tell(f"error: {reason_of(error)}")
 
 
@@ -165,7 +173,7 @@ def _has_trained(folder: Path, status: str) -> bool:
 
     What was measured before the first update is worth nothing to whom interrupts it there.
     """
-    if any(folder.glob("checkpoints/step-*")):
+    if any(name.startswith("step-") for name in names_in(folder / "checkpoints")):
         return True
     with contextlib.suppress(OSError, ValueError):
         records = len(read_text(folder / "metrics.jsonl").splitlines())

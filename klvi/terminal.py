@@ -247,6 +247,8 @@ def _put_of_thread(found: threading.ExceptHookArgs) -> None:
 
 
 def _put_unraisable(found: sys.UnraisableHookArgs) -> None:
+    if isinstance(found.exc_value, KeyboardInterrupt):
+        return  # a signal that came to a finalizer: it is noted, and answered later
     _put_exception(f"{found.err_msg or 'Exception ignored in'}: {found.object!r}", found.exc_value)
 
 

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import resource
 import stat
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from klvi.errors import RunError
 from klvi.files import (
     append_text,
     foreign_entry,
+    naming,
     new_file_problem,
     new_folder_problem,
     read_text,
     remove_leftovers,
+    room_problem,
+    same_trouble,
     whole_folder,
     write_whole,
 )
@@ -47,7 +58,9 @@ def test_odd_paths_are_neither_read_nor_written(odd: Path) -> None:
     assert not target.exists() or target.read_text() == "precious"
 
 
-@pytest.mark.parametrize("path", ["/dev/null", "/dev/stdout", "/proc/klvi/x", "name/"])
+@pytest.mark.parametrize(
+    "path", ["/dev/null", "/dev/stdout", "/proc/klvi/x", "/proc/x", "name/", ""]
+)
 def test_other_odd_places_are_refused(path: str) -> None:
     assert new_file_problem(path, overwrite=True) is not None
 
@@ -72,6 +85,8 @@ def test_folders_are_new_or_empty(tmp_path: Path) -> None:
     folder.mkdir()
     assert new_folder_problem(str(folder)) is None
     (folder / "notes").touch()
+    assert "is empty" in (new_folder_problem("") or "")
+    assert "/proc takes no new files" in (new_folder_problem("/proc/klvi/x") or "")
     assert "not empty" in (new_folder_problem(str(folder)) or "")
     assert "is a file" in (new_folder_problem(str(folder / "notes")) or "")
     assert "is not a folder" in (new_folder_problem(str(folder / "notes" / "x")) or "")
@@ -91,6 +106,36 @@ def test_a_write_that_fails_leaves_the_old_file(
         write_whole(path, "new")
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["summary.json"]
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """No file may grow beyond a kilobyte."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("library", ["torch", "safetensors", "tokenizers"])
+def test_what_the_disk_refuses_to_libraries_is_told_as_its_own(
+    library: str, tmp_path: Path, small_files: None
+) -> None:
+    path, weights = tmp_path / "weights", {"weight": torch.zeros(50_000)}
+
+    def write() -> None:
+        if library == "torch":
+            with path.open("wb") as file:
+                torch.save(weights, file)
+        elif library == "safetensors":
+            save_file(weights, path)
+        else:
+            Tokenizer(WordLevel({str(n): n for n in range(500)}, unk_token="0")).save(str(path))
+
+    with pytest.raises(RunError, match=r"step-3: File too large$") as raised, naming("step-3"):
+        write()
+    assert same_trouble(raised.value, OSError(errno.EFBIG, "too large", "elsewhere"))
+    assert not same_trouble(raised.value, OSError(errno.EROFS, "read-only"))
 
 
 def test_a_replaced_file_keeps_its_mode(tmp_path: Path) -> None:
@@ -131,3 +176,16 @@ def test_links_and_pipes_in_a_run_are_named(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     os.mkfifo(tmp_path / "checkpoints" / "pipe")
     assert "checkpoints/pipe is a FIFO" in (foreign_entry(tmp_path) or "")
+
+
+def test_room_is_missed_only_where_that_is_evident(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "a" / "b"
+    assert room_problem(place, 1) is None
+    assert re.fullmatch(
+        rf"{place}: needs 1,000,000,000,000\.0 MB, and [0-9,.]+ MB are free; free some space, .*",
+        room_problem(place, 10**18) or "",
+    )
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(total=0, free=0))
+    assert room_problem(place, 1) is None

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from klvi import interruption
+from klvi.cli import main
 from klvi.interruption import SIGNALS, SUCCESSION, Interruption, cause_of, check, held, watched
 
 INT, TERM, HUP = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
@@ -205,3 +206,15 @@ def test_the_answer_fails_at_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interruption.os, "write", refuse)
     with watched(), held("it"):
         signal.raise_signal(TERM)
+
+
+@pytest.mark.parametrize("before", [signal.default_int_handler, signal.SIG_IGN])
+def test_after_the_command_ctrl_c_is_the_system_s(
+    before: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python's own handler would raise, with a traceback, while the process takes itself apart."""
+    signal.signal(signal.SIGINT, before)
+    monkeypatch.setattr("sys.argv", ["klvi", "--version"])
+    assert main() == 0
+    expected = signal.SIG_IGN if before is signal.SIG_IGN else signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) is expected

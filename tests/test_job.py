@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -125,16 +127,55 @@ def test_what_the_disk_refuses_in_a_run_is_one_line_and_costs_no_checkpoint(
     assert os.strerror(number) in of_it[0]
     newest = Checkpoints(folder / "checkpoints").newest_whole()
     assert newest == folder / "checkpoints" / f"step-{saved}"
-    if call == "fsync":  # then nothing can be written
-        assert f"klvi: error: {folder / 'summary.json'}: {os.strerror(number)}" in lines[0]
-        return
     assert lines == of_it
-    if where == "/summary.json":
+    if call == "fsync" or where == "/summary.json":  # of fsync's nothing can be written
         assert not (folder / "summary.json").exists()
     else:
         assert summary(folder)["status"] == "failed"
         assert of_it == [f"klvi: error: {summary(folder)['reason']}"]
     assert not list(folder.rglob(".klvi-*.tmp"))
+
+
+@pytest.mark.parametrize("end", ["moved", "removed"])
+def test_a_run_whose_folder_goes_leaves_no_other_in_its_place(
+    end: str, run: Run, at_update: Any, tmp_path: Path
+) -> None:
+    folder, moved = tmp_path / "run", tmp_path / "moved"
+    at_update(2, lambda: folder.rename(moved) if end == "moved" else shutil.rmtree(folder))
+    code, lines = run()
+    assert code == 1
+    (line,) = lines
+    assert line.startswith(f"klvi: error: {folder}: was moved or removed")
+    assert not folder.exists()
+    if end == "moved":
+        assert Checkpoints(moved / "checkpoints").newest_whole() == moved / "checkpoints/step-1"
+
+
+@pytest.mark.parametrize(("checkpoints", "code"), [(2.9, 2), (3, 0)])
+def test_a_run_whose_checkpoints_find_no_room_is_refused(
+    checkpoints: float, code: int, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of nine to keep, three are to come."""
+
+    def disk(_: Path) -> SimpleNamespace:
+        free = int(checkpoints * 2 * sum(weights))
+        return SimpleNamespace(total=1 << 40, free=free)
+
+    weights: list[int] = []
+    parameters = Policy.adapter_parameters
+
+    def counted(policy: Policy) -> Any:
+        weights[:] = [p.nbytes for p in parameters(policy)]
+        return parameters(policy)
+
+    monkeypatch.setattr(Policy, "adapter_parameters", counted)
+    monkeypatch.setattr("shutil.disk_usage", disk)
+    ended, lines = run()
+    assert ended == code
+    if code:
+        (line,) = lines
+        assert line.startswith(f"klvi: error: {tmp_path / 'run/checkpoints'}: needs ")
+        assert not (tmp_path / "run").exists()
 
 
 def test_a_log_that_cannot_be_written_ends_nothing(
@@ -155,7 +196,7 @@ def test_a_lost_lock_is_one_line_and_nothing_more_is_written(
     check = FolderLock.check
 
     def lost(lock: Any) -> None:
-        lock._lease._claim.compromise = object()
+        lock._lease._claim.compromise = SimpleNamespace(reason="owner-changed")
         check(lock)
 
     def lose() -> None:

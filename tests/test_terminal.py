@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from klvi import terminal
 from klvi.cli import main
 from klvi.console import console as made
 from klvi.errors import UserError
+from klvi.interruption import Interruption
 from klvi.job import report
 from klvi.terminal import harmless, output_problem, printable, put, safe_streams, tell_of_threads
 from klvi.tracking import tables
@@ -158,6 +160,16 @@ def test_what_python_itself_prints_is_harmless(capsys):
     assert shown.count(r"ValueError: a\x1b[31mb") == 2
     assert "__del__" in shown
     assert hooks == (warnings.formatwarning, threading.excepthook, sys.unraisablehook)
+
+
+def test_a_signal_that_came_to_a_finalizer_is_no_traceback(capsys):
+    class Interrupted:
+        def __del__(self):
+            raise Interruption(signal.SIGINT)
+
+    with safe_streams():
+        Interrupted()
+    assert capsys.readouterr().err == ""
 
 
 def test_consoles_are_harmless_and_keep_their_colours():

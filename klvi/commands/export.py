@@ -7,7 +7,7 @@ from pathlib import Path
 from klvi.config.context import Context
 from klvi.config.schema import ExportConfig
 from klvi.errors import UserError
-from klvi.files import new_folder_problem, whole_folder
+from klvi.files import new_folder_problem, room_problem, whole_folder
 from klvi.terminal import put
 
 
@@ -25,6 +25,10 @@ def run(config: ExportConfig, context: Context) -> int:
     from klvi.training.load import find_adapter
 
     prior = load_prior(config.model)
+    # Without buffers, and weights that two layers share once.
+    problem = room_problem(out, sum(p.nbytes for p in prior.plain.parameters()))
+    if problem:
+        raise UserError(f"out={problem}")
     source = f"prior {prior.name}"
     policy = Policy(prior, config.lora if config.run else None)
     if config.run:

@@ -22,6 +22,7 @@ from klvi.errors import UserError
 from klvi.runs.folder import folder_problem, sweep_problem
 
 MOST_JOBS = 100
+MISSING = ": is missing"
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,11 @@ def _folder_problems(
 
 def _raise(problems: Iterable[str]) -> None:
     problems = tuple(dict.fromkeys(problems))
-    if problems:
-        raise UserError(*problems)
+    given = {problem.partition("=")[0] for problem in problems}
+    # What was refused as it was given is not missing.
+    left = [p for p in problems if MISSING not in p or p.partition(MISSING)[0] not in given]
+    if left:
+        raise UserError(*left)
 
 
 def _flag_problems(options: argparse.Namespace) -> list[str]:

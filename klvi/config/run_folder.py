@@ -14,7 +14,7 @@ from klvi.config.rules import run_folder_problem
 from klvi.config.schema import TrainConfig
 from klvi.config.validation import validate
 from klvi.errors import UserError
-from klvi.files import disk_problem, foreign_entry, naming
+from klvi.files import disk_problem, foreign_entry, names_in, naming
 from klvi.runs.stored import escaped, read_config, read_json
 
 
@@ -75,9 +75,12 @@ def is_finished(folder: Path) -> bool:
 
 
 def updates_saved(folder: Path) -> int:
-    """The updates of a run's newest checkpoint; 0 without one."""
-    names = [path.name.removeprefix("step-") for path in (folder / "checkpoints").glob("step-*")]
-    return max((int(name) for name in names if name.isdecimal()), default=0)
+    """The updates of a run's newest checkpoint; 0 without one.
+
+    Raises OSError where that cannot be told.
+    """
+    steps = [name.partition("step-") for name in names_in(folder / "checkpoints")]
+    return max((int(n) for before, _, n in steps if not before and n.isdecimal()), default=0)
 
 
 def _load(file: Path) -> dict[str, Any]:

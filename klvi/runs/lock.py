@@ -103,12 +103,21 @@ class FolderLock:
         raise self._refusal(owner)
 
     def check(self) -> None:
-        """Raises LostLockError where another took it, as of a process that slept for minutes."""
-        if self._lease.compromise is not None:
+        """Raises LostLockError where another took it, as of a process that slept for minutes.
+
+        Also where the folder was removed or renamed: it must not come to be again.
+        """
+        lost = self._lease.compromise
+        if lost is not None and lost.reason != "marker-missing":
             owner = read_owner(self._folder)
             raise LostLockError(
                 f"{self._folder}: this process was still for so long that {owner or 'another'} "
                 "took the folder over; nothing more is written"
+            )
+        if lost is not None or not os.path.lexists(self._folder / LOCK):
+            raise LostLockError(
+                f"{self._folder}: was moved or removed, or the lock in it, while this process "
+                "wrote there; nothing more is written"
             )
 
     def release(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 import re
 import shutil
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 
 from klvi.errors import UserError, described
-from klvi.files import disk_problem, kind_of, read_bytes, whole_folder
+from klvi.files import disk_problem, kind_of, names_in, read_bytes, room_problem, whole_folder
 from klvi.models.fingerprint import OtherPriorError
 from klvi.runs.checksums import LARGEST, damage, write_checksums
 from klvi.runs.stored import MANIFEST
@@ -45,19 +46,33 @@ class Checkpoints:
             return final
         with whole_folder(final, replace=True) as building:
             loop.policy.save_adapter(building)
-            torch.save(_state(loop), building / STATE)
+            with (building / STATE).open("wb") as file:  # of which torch tells what the disk says
+                torch.save(_state(loop), file)
             write_checksums(building)
         for old in self.steps(loop.update)[: -self.keep]:
             shutil.rmtree(self.directory / f"step-{old}", ignore_errors=True)
         return final
 
+    def check_room(self, loop: Loop) -> None:
+        """Raises UserError where the checkpoints to come evidently find no room on the disk.
+
+        Of each the adapter is counted, and the optimizer's state, of at least its size; of those
+        that are there already, all are kept while one more is written.
+        """
+        left = math.ceil((loop.config.updates - loop.update) / loop.config.checkpoint.every)
+        new = min(left, max(1, self.keep + 1 - len(self.steps())))
+        weights = sum(p.nbytes for p in loop.policy.adapter_parameters())
+        problem = room_problem(self.directory, 2 * weights * new)
+        if problem:
+            raise UserError(problem)
+
     def steps(self, last: int | None = None) -> list[int]:
         """The numbers of the checkpoints up to `last`, oldest first.
 
-        A run that went on from an older one has damaged ones beyond its last update.
+        A run that went on from an older one has damaged ones beyond its last update. Raises OSError
+        where they cannot be told.
         """
-        names = [path.name for path in self.directory.glob("step-*")]
-        found = map(re.compile(r"step-([1-9][0-9]*)").fullmatch, names)
+        found = map(re.compile(r"step-([1-9][0-9]*)").fullmatch, names_in(self.directory))
         return sorted(n for n in (int(m[1]) for m in found if m) if last is None or n <= last)
 
     def newest_whole(self) -> Path | None:

@@ -29,7 +29,7 @@ from klvi.config.schema import (
 )
 from klvi.contexts import Context
 from klvi.errors import UserError
-from klvi.files import naming, reason_of, whole_folder
+from klvi.files import naming, reason_of, same_trouble, whole_folder
 from klvi.metrics.measurement import Metric
 from klvi.models.allocator import keep_freed_memory
 from klvi.models.batching import Batching
@@ -224,6 +224,7 @@ class Run:
             self.directory / CHECKPOINT_FOLDER, self.config.checkpoint.keep
         )
         restored = self.checkpoints.restore_latest(self.loop, self.accepted)
+        self.checkpoints.check_room(self.loop)
         self.completed = Completed(self.loop)
         self.loop.on_complete.append(self.completed.keep)
         self.loop.optimisation.follow_schedule()
@@ -247,7 +248,9 @@ class Run:
         except BaseException as error:
             with interruption.held("the checkpoint"):
                 ending = self._end(error)
-            raise ending from (None if ending is error else error)
+            if ending is error:
+                raise
+            raise ending from error
 
     def _facts(self) -> dict[str, Any]:
         """What the manifest says of the run beside its configuration."""
@@ -388,7 +391,7 @@ class Run:
         try:
             yield
         except Exception as error:  # the run's own end must be told, whatever else fails
-            if reason_of(error) != reason_of(first):
+            if not same_trouble(error, first):
                 tell(f"error: {reason_of(error)}")
 
     def _diverged(self, error: DivergenceError) -> DivergenceError:

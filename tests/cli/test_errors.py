@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from klvi.cli import main
 
 Klvi = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -101,3 +105,62 @@ def test_a_closed_pipe_is_no_error(installed_klvi: Path) -> None:
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert result.stdout.startswith("klvi train: ")
     assert result.stderr == ""
+
+
+def test_a_present_folder_that_is_gone_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    for words in (["train"], ["env"], ["verify", "--help"]):
+        assert main(words) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("klvi: error: the present folder: No such file or directory")
+
+
+def test_what_the_disk_refuses_before_there_is_a_job_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "conf/train.yaml")
+
+    monkeypatch.setattr("klvi.cli.check", refuse)
+    assert main(["train"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("klvi: error: conf/train.yaml: Permission denied; choose")
+
+
+@pytest.mark.parametrize(
+    ("words", "refused"),
+    [
+        (["train", "-m", "seed=0,1", "hydra.sweep.dir=sweep"], None),
+        (["train", "hydra.run.dir=run"], "run"),
+    ],
+)
+def test_what_the_disk_refuses_to_hydra_is_one_line(
+    words: list[str],
+    refused: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), refused)
+
+    monkeypatch.setattr("pathlib.Path.mkdir" if refused else "omegaconf.OmegaConf.save", full)
+    assert main(words) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        f"klvi: error: {refused or tmp_path / 'sweep'}: No space left on device; free"
+    )
+    assert "HYDRA_FULL_ERROR" not in os.environ
+
+
+@pytest.mark.parametrize("out", ["out=a,b", "out=\x1b[31mred"])
+def test_what_is_refused_is_not_missing_too(out: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pretrain", out]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("klvi: error: out=")

@@ -8,13 +8,14 @@ import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from klvi.errors import RunError, UserError
 from klvi.runs import lock
 from klvi.runs.folder import claimed, folder_problem, sweep_problem
-from klvi.runs.lock import LOCK, OWNER, FolderLock, Owner, read_owner
+from klvi.runs.lock import LOCK, OWNER, FolderLock, LostLockError, Owner, read_owner
 
 HOLD = """
 import sys
@@ -88,8 +89,20 @@ def test_a_lock_that_was_lost_writes_nothing_more(tmp_path: Path) -> None:
     held = FolderLock(tmp_path)
     held.acquire(print)
     held.check()
-    held._lease._claim.compromise = object()
+    held._lease._claim.compromise = SimpleNamespace(reason="owner-changed")
     with pytest.raises(RunError, match="took the folder over"):
         held.check()
     held._lease._claim.compromise = None
     held.release()
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_a_folder_that_goes_while_it_is_locked_is_not_made_anew(tmp_path: Path, seen: bool) -> None:
+    """Whether or not the lease has seen it yet."""
+    with claimed(tmp_path / "run", "run", print) as held:
+        (tmp_path / "run").rename(tmp_path / "elsewhere")
+        if seen:
+            held._lease._claim.compromise = SimpleNamespace(reason="marker-missing")
+        with pytest.raises(LostLockError, match=r"run: was moved or removed"):
+            held.check()
+    assert os.listdir(tmp_path) == ["elsewhere"]

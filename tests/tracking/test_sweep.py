@@ -129,3 +129,16 @@ def test_a_file_is_written_wide(tmp_path: Path) -> None:
     file = io.StringIO()
     print_sweep(tmp_path, [{"key": "v" * 45}], Output(Console(file=file, width=80)))
     assert "v" * 45 in file.getvalue()
+
+
+def test_summaries_that_cannot_be_read_have_their_rows(tmp_path: Path) -> None:
+    for number in range(4):
+        (tmp_path / str(number)).mkdir()
+    (tmp_path / "0/summary.json").mkdir()
+    (tmp_path / "1/summary.json").write_text("[" * 100_000)
+    (tmp_path / "2/summary.json").write_text("[1]")
+    (tmp_path / "3/summary.json").write_text("{}")
+    finished, rows = printed(tmp_path, [{"seed": str(number)} for number in range(4)])
+    assert not finished
+    found = [row[2:4] for row in rows if row and row[0].isdecimal()]
+    assert found == [["broken", "summary"]] * 4

@@ -14,8 +14,10 @@ import torch
 from safetensors.torch import load_file
 from support import train_config
 
-from klvi.config.run_folder import run_config
+from klvi.config.context import Context
+from klvi.config.run_folder import run_config, updates_saved
 from klvi.errors import UserError
+from klvi.job import mark_failed
 from klvi.models.policy import Policy
 from klvi.runs.checksums import FILE, damage
 from klvi.training.checkpoint import Checkpoints
@@ -199,3 +201,17 @@ def test_an_adapters_own_account_of_its_prior_is_read_as_data(
     (folder / "prior.json").write_bytes(content)
     with pytest.raises(UserError, match=r"prior\.json|another prior"):
         policy.load_adapter(folder)
+
+
+def test_checkpoints_that_cannot_be_read_are_not_taken_for_none(tmp_path: Path) -> None:
+    """A resume would begin anew, and drop the records; a job that failed would be cleared away."""
+    folder = tmp_path / "checkpoints"
+    assert Checkpoints(folder).steps() == []
+    assert updates_saved(tmp_path) == 0
+    folder.touch()
+    with pytest.raises(OSError, match="checkpoints"):
+        Checkpoints(folder).newest_whole()
+    with pytest.raises(OSError, match="checkpoints"):
+        updates_saved(tmp_path)
+    mark_failed(Context(tmp_path, None, None, ()), "the reason", refused=True)
+    assert os.listdir(tmp_path) == ["checkpoints"]
