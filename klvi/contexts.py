@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-LONGEST_TITLE = 60
+MAX_TITLE = 60
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Context:
     def title(self) -> str:
         """Its row and the beginning of its prompt, to name it by."""
         prompt = " ".join(self.prompt.split())
-        shown = prompt if len(prompt) <= LONGEST_TITLE else f"{prompt[: LONGEST_TITLE - 1]}…"
+        shown = prompt if len(prompt) <= MAX_TITLE else f"{prompt[: MAX_TITLE - 1]}…"
         return f"prompt {self.row} ({shown!r})"
 
 

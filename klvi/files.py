@@ -21,7 +21,7 @@ from klvi.errors import RunError, UserError, described
 READ, APPEND = os.O_RDONLY, os.O_WRONLY | os.O_APPEND | os.O_CREAT
 # A link is not followed, a FIFO without another end does not block.
 SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-LARGEST = 1 << 28  # bytes of a file that is read at once
+MAX_BYTES = 1 << 28  # bytes of a file that is read at once
 CHUNK = 1 << 20
 MEGABYTE = 1_000_000
 TEMPORARY = ".klvi-{}.tmp"
@@ -143,7 +143,7 @@ def open_regular(path: Path, flags: int = READ) -> int:
     return descriptor
 
 
-def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
+def read_bytes(path: Path, largest: int = MAX_BYTES) -> bytes:
     """The content of a regular file.
 
     Raises OSError, also for anything but a regular file and for more than `largest` bytes.
@@ -156,7 +156,7 @@ def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
     return content
 
 
-def read_text(path: Path, largest: int = LARGEST) -> str:
+def read_text(path: Path, largest: int = MAX_BYTES) -> str:
     """As `read_bytes`, decoded; raises ValueError where it is not UTF-8."""
     return read_bytes(path, largest).decode("utf-8")
 

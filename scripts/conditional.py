@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-PROMPTS, LONGEST = 200, 5
+PROMPTS, MAX_LENGTH = 200, 5
 SETTINGS = [
     *("model=enumerable", "model.letters=3", "model.length=3", "reward=letters", "beta=0.1"),
     *("batch_size=3200", "rollout.batch_size=3200", "updates=300", "lora.r=32"),
@@ -34,7 +34,7 @@ def write_prompts(file: Path) -> None:
     """PROMPTS different sequences of letters, a line each."""
     letters = [
         " ".join(word)
-        for length in range(1, LONGEST + 1)
+        for length in range(1, MAX_LENGTH + 1)
         for word in itertools.product("abc", repeat=length)
     ]
     random.Random(0).shuffle(letters)

@@ -14,7 +14,7 @@ import hashlib
 import itertools
 from collections.abc import Sequence
 
-LONGEST, LETTERS = 5, 5
+MAX_LENGTH, LETTERS = 5, 5
 
 
 def distinct(texts: Sequence[str], prompts: Sequence[str]) -> list[float]:
@@ -30,14 +30,14 @@ def share_of_b(texts: Sequence[str], prompts: Sequence[str]) -> list[float]:
 
 def length(texts: Sequence[str], prompts: Sequence[str]) -> list[float]:
     """The number of words: depends on the end of sequence alone."""
-    return [len(text.split()) / LONGEST for text in texts]
+    return [len(text.split()) / MAX_LENGTH for text in texts]
 
 
 def alternation(texts: Sequence[str], prompts: Sequence[str]) -> list[float]:
     """How many neighbours differ: depends on pairs."""
     words = [text.split() for text in texts]
     pairs = [sum(a != b for a, b in itertools.pairwise(part)) for part in words]
-    return [pair / (LONGEST - 1) for pair in pairs]
+    return [pair / (MAX_LENGTH - 1) for pair in pairs]
 
 
 def palindrome(texts: Sequence[str], prompts: Sequence[str]) -> list[float]:

@@ -243,7 +243,7 @@ def test_what_is_no_file_does_not_block(tmp_path: Path) -> None:
 def test_small_files_that_hold_too_much_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "LARGEST", 10_000)
+    monkeypatch.setattr(files, "MAX_BYTES", 10_000)
     column = pyarrow.array(["a" * 1000] * 100)
     pyarrow.parquet.write_table(pyarrow.table({"prompt": column}), tmp_path / "p.parquet")
     (tmp_path / "p.gz").write_bytes(gzip.compress(b"a" * 20_000))

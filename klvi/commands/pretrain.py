@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from klvi.training.pretraining import PretrainingReport
 
 END_OF_TEXT = "<|endoftext|>"
-FEWEST_TEXTS = 100
-MOST_HELD_OUT, HELD_OUT_PART = 2_000, 20
+MIN_TEXTS = 100
+MAX_HELD_OUT, HELD_OUT_PART = 2_000, 20
 SHOWN_SAMPLES = 10
 MINUTE = 60
 
@@ -89,9 +89,9 @@ def _corpus_problems(config: PretrainConfig) -> Iterator[str]:
     except UnicodeDecodeError as error:
         yield f"corpus={corpus}: is not UTF-8 text (byte {error.start})"
         return
-    if len(lines) < FEWEST_TEXTS:
+    if len(lines) < MIN_TEXTS:
         yield (
-            f"corpus={corpus}: holds {len(lines)} texts, one per line; give at least {FEWEST_TEXTS}"
+            f"corpus={corpus}: holds {len(lines)} texts, one per line; give at least {MIN_TEXTS}"
         )
     if any(END_OF_TEXT in line for line in lines):
         yield f"corpus={corpus}: holds {END_OF_TEXT}, which klvi itself puts after each text"
@@ -113,12 +113,12 @@ def _texts(config: PretrainConfig) -> tuple[Sequence[str], Sequence[str]]:
     if config.corpus is None:
         from klvi.models.embedded.stories import stories
 
-        held_out = min(MOST_HELD_OUT, config.stories // HELD_OUT_PART)
+        held_out = min(MAX_HELD_OUT, config.stories // HELD_OUT_PART)
         texts = [stories().sample(rng) for _ in range(config.stories + held_out)]
     else:
         texts = _lines(Path(config.corpus).expanduser())
         rng.shuffle(texts)
-        held_out = min(MOST_HELD_OUT, len(texts) // HELD_OUT_PART)
+        held_out = min(MAX_HELD_OUT, len(texts) // HELD_OUT_PART)
     return texts[held_out:], texts[:held_out]
 
 

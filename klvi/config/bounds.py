@@ -10,9 +10,9 @@ from pydantic_core import PydanticCustomError
 T = TypeVar("T")
 
 # NumPy's seeds, and so transformers', have 32 bits; nothing that klvi counts is more.
-MOST = 2**32 - 1
+MAX_INTEGER = 2**32 - 1
 # A product of two of them, or a quotient, is still a float32, and no square is lost as 0.
-SMALLEST, LARGEST = 1e-12, 1e12
+MIN_SIZE, MAX_SIZE = 1e-12, 1e12
 
 OUT_OF_BOUNDS = "out_of_bounds"
 
@@ -27,10 +27,12 @@ def bounded(value: T) -> T:
     elif isinstance(value, Sequence) and not isinstance(value, str):
         for item in value:
             bounded(item)
-    elif isinstance(value, int) and abs(value) > MOST:
-        raise PydanticCustomError(OUT_OF_BOUNDS, f"at {_end(value)} {_signed(value, MOST):,}")
-    elif isinstance(value, float) and value and not SMALLEST <= abs(value) <= LARGEST:
-        least, most = sorted(_signed(value, size) for size in (SMALLEST, LARGEST))
+    elif isinstance(value, int) and abs(value) > MAX_INTEGER:
+        raise PydanticCustomError(
+            OUT_OF_BOUNDS, f"at {_end(value)} {_signed(value, MAX_INTEGER):,}"
+        )
+    elif isinstance(value, float) and value and not MIN_SIZE <= abs(value) <= MAX_SIZE:
+        least, most = sorted(_signed(value, size) for size in (MIN_SIZE, MAX_SIZE))
         raise PydanticCustomError(OUT_OF_BOUNDS, f"at least {least:g} and at most {most:g}")
     return value
 

@@ -21,7 +21,7 @@ from klvi.config.run_folder import store_primary
 from klvi.errors import UserError
 from klvi.runs.folder import folder_problem, sweep_problem
 
-MOST_JOBS = 100
+MAX_JOBS = 100
 MISSING = ": is missing"
 
 
@@ -170,5 +170,5 @@ def _jobs(
     if sweep is None:
         yield overrides
     else:
-        for job in sweep.sample(MOST_JOBS):
+        for job in sweep.sample(MAX_JOBS):
             yield parse_overrides(job, hydra)[0]

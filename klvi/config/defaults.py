@@ -23,10 +23,10 @@ CHOSEN = ("model.dtype", "optim.lr", "rollout.batch_size", "rollout.samples_per_
 HIGHEST_LR, HIGHEST_LR_PARAMETERS = 2e-3, 1e6
 # Completions decoded at once: at most so many; so many next-token probabilities in a step, which
 # take about 20 bytes each; so many bytes of keys and values.
-MOST_AT_ONCE = 512
+MAX_AT_ONCE = 512
 STEP_LOGITS = {"cpu": 2**25, "gpu": 2**26}
 CACHE_BYTES = {"cpu": 2**31, "gpu": 2**32}
-LONGEST_NAME = 60
+MAX_NAME = 60
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def completions_at_once(facts: Facts, tokens: int) -> int:
     """
     kind = "cpu" if facts.device == "cpu" else "gpu"
     most = min(
-        MOST_AT_ONCE,
+        MAX_AT_ONCE,
         STEP_LOGITS[kind] // facts.vocabulary,
         CACHE_BYTES[kind] // (max(facts.cache_bytes, 1) * tokens),
     )
@@ -160,6 +160,6 @@ def name_of_path(path: str | None) -> str:
     parts = os.path.abspath(os.path.expanduser(path)).split(os.sep)
     hub = [part.split("--")[-1] for part in parts if part.startswith("models--")]
     last = hub[-1] if hub and "snapshots" in parts else parts[-1]
-    name = re.sub(r"[^\w.+-]+", "-", last).strip("-.")[:LONGEST_NAME]
+    name = re.sub(r"[^\w.+-]+", "-", last).strip("-.")[:MAX_NAME]
     # `enumerable` is the name of a prior of another kind.
     return f"{name}-model" if name == "enumerable" else name or "model"

@@ -9,11 +9,11 @@ from klvi.errors import UserError
 
 # Completions of a prompt in a rollout, where Z is estimated from them: at most, and what a divisor
 # of the batch is preferred to down from.
-LARGEST_GROUP, SMALLEST_DIVISOR = 8, 4
+MAX_GROUP, MIN_DIVISOR = 8, 4
 # An evaluation's defaults: without prompts, and with them.
 SAMPLES, PRIOR_SAMPLES = 512, 1024
 PROMPTS, SAMPLES_PER_PROMPT = 24, 64
-FEWEST = 2
+MIN_SAMPLES = 2
 
 
 def samples_per_prompt(objective: Objective, contexts: int, batch_size: int) -> int:
@@ -23,8 +23,8 @@ def samples_per_prompt(objective: Objective, contexts: int, batch_size: int) -> 
     """
     if contexts == 1 or not objective.needs_groups:
         return 1
-    largest = min(LARGEST_GROUP, batch_size)
-    divisors = [n for n in range(SMALLEST_DIVISOR, largest + 1) if batch_size % n == 0]
+    largest = min(MAX_GROUP, batch_size)
+    divisors = [n for n in range(MIN_DIVISOR, largest + 1) if batch_size % n == 0]
     return max(divisors, default=largest)
 
 
@@ -71,6 +71,6 @@ def evaluation_plan(settings: EvaluationSection, rows: int) -> Plan:
         contexts = affordable if total is not None and each else min(affordable, PROMPTS)
     contexts = min(contexts, rows)
     if each is None:
-        each = SAMPLES_PER_PROMPT if total is None else max(total // contexts, FEWEST)
+        each = SAMPLES_PER_PROMPT if total is None else max(total // contexts, MIN_SAMPLES)
     prior = settings.prior_samples
-    return Plan(contexts, each, each if prior is None else max(prior // contexts, FEWEST))
+    return Plan(contexts, each, each if prior is None else max(prior // contexts, MIN_SAMPLES))

@@ -14,7 +14,7 @@ from klvi.config.validation import spelled
 # What the release of vLLM that goes with klvi's own torch pins.
 VLLM_NEEDS = "vLLM 0.33 needs torch 2.13.0, transformers below 5.20 and Python 3.11 or later"
 # Of an enumerable prior all are listed; more would take longer than what is measured.
-MOST_SEQUENCES, LONGEST = 250_000, 24
+MAX_SEQUENCES, MAX_LENGTH = 250_000, 24
 
 # What a chat template is given with the messages, and how it is run.
 CHAT_OF_KLVI = {
@@ -121,13 +121,13 @@ def _enumeration(values: Values) -> Iterator[str]:
         return
     letters, length = values.get("model.letters"), values.get("rollout.max_new_tokens")
     # What is longer does not fit the model's context either, which says so itself.
-    if letters is None or length is None or length > LONGEST:
+    if letters is None or length is None or length > MAX_LENGTH:
         return
     count = sum(letters**k for k in range(length + 1))
-    if count > MOST_SEQUENCES:
+    if count > MAX_SEQUENCES:
         yield (
             f"model.letters={letters} rollout.max_new_tokens={length}: these are {count:,} "
-            f"sequences, and exact evaluation lists at most {MOST_SEQUENCES:,}; take fewer letters "
+            f"sequences, and exact evaluation lists at most {MAX_SEQUENCES:,}; take fewer letters "
             "or a smaller model.length"
         )
 

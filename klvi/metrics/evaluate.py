@@ -16,7 +16,7 @@ from klvi.metrics.metric import Drawn, MetricSpec, Scope
 from klvi.metrics.target import Trust, target_metrics, violations
 from klvi.samples import Samples
 
-FEWEST_SAMPLES = 2
+MIN_SAMPLES = 2
 Found = Estimate | Unavailable
 
 
@@ -60,8 +60,8 @@ def evaluate(
         ValueError: there are fewer than two samples, or one of `prior_samples` and
             `prior_log_target` is missing.
     """
-    if len(samples) < FEWEST_SAMPLES:
-        raise ValueError(f"metrics need at least {FEWEST_SAMPLES} samples, not {len(samples)}")
+    if len(samples) < MIN_SAMPLES:
+        raise ValueError(f"metrics need at least {MIN_SAMPLES} samples, not {len(samples)}")
     if (prior_samples is None) != (prior_log_target is None):
         raise ValueError("prior_samples and prior_log_target come together")
     log_target = log_target.cpu().double()

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from klvi.metrics.intervals import Estimate, centre, estimate
 
-SMALLEST_SPREAD = 1e-4
+MIN_SPREAD = 1e-4
 CONTROL_DEGREES = 30
 
 
@@ -142,7 +142,7 @@ def _control(ratio: Tensor, strata: Tensor) -> Tensor | None:
     That is where it varies by rounding alone, and where a few samples carry its variance.
     """
     found = estimate(1.0, ratio, strata)
-    if found.error * math.sqrt(len(ratio)) < SMALLEST_SPREAD or found.degrees < CONTROL_DEGREES:
+    if found.error * math.sqrt(len(ratio)) < MIN_SPREAD or found.degrees < CONTROL_DEGREES:
         return None
     return centre(ratio, strata)[0]
 

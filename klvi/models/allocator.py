@@ -8,7 +8,7 @@ import sys
 # Of glibc's malloc.h and of Linux's mman.h.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 MADV_HUGEPAGE = 14
-LARGEST = 2**31 - 1
+MAX_BYTES = 2**31 - 1
 # How far the heap is told to use large pages, and their size. What is not touched is not taken.
 LARGE_PAGES, PAGE = 2**30, 2**21
 
@@ -29,7 +29,7 @@ def keep_freed_memory() -> None:
     except AttributeError:
         return
     mallopt(M_MMAP_MAX, 0)
-    mallopt(M_TRIM_THRESHOLD, LARGEST)
+    mallopt(M_TRIM_THRESHOLD, MAX_BYTES)
     malloc.restype, malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
     free.argtypes = [ctypes.c_void_p]
     madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 LFS_POINTER = b"version https://git-lfs"
 # safetensors begins with the length of its header, in 8 bytes.
-LENGTH_BYTES, LONGEST_HEADER = 8, 100_000_000
+LENGTH_BYTES, MAX_HEADER = 8, 100_000_000
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")
 TEXTS = ("*.json", "*.model", "*.txt")
 
@@ -42,7 +42,7 @@ def _safetensors_problem(file: Path) -> str | None:
     size = file.stat().st_size
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(LENGTH_BYTES), "little")
-        if size < LENGTH_BYTES or length > min(LONGEST_HEADER, size):
+        if size < LENGTH_BYTES or length > min(MAX_HEADER, size):
             return f"is cut off or no safetensors file ({size:,} bytes): download it again"
         try:
             header = json.loads(stream.read(length))

@@ -19,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from klvi.models.products import has_onednn, is_plain_linear, onednn_linear
 
 # Steps and weights below which laying out takes longer than it saves.
-LEAST_STEPS, LEAST_WEIGHTS = 16, 2**16
+MIN_STEPS, MIN_WEIGHTS = 16, 2**16
 # For how many rows the layout is chosen; others are served as well.
 ROWS = 16
 
@@ -31,7 +31,7 @@ def packable(modules: Iterable[nn.Module]) -> list[Any]:
         for module in modules
         if is_plain_linear(module)
         and has_onednn(module.weight)
-        and module.weight.numel() >= LEAST_WEIGHTS
+        and module.weight.numel() >= MIN_WEIGHTS
     ]
 
 

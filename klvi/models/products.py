@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
 # Weights below which finding oneDNN's kernel for yet another shape costs more than it saves.
-LEAST_WEIGHTS = 2**18
+MIN_WEIGHTS = 2**18
 # How far from a linear map, relatively, a quantised or low-precision one may be.
 QUANTISED = 0.05
 
@@ -50,7 +50,7 @@ def has_onednn(weight: Tensor) -> bool:
 
 
 def _pays(weight: Tensor) -> bool:
-    return has_onednn(weight) and weight.numel() >= LEAST_WEIGHTS
+    return has_onednn(weight) and weight.numel() >= MIN_WEIGHTS
 
 
 def fuse_linear(model: nn.Module) -> None:

@@ -39,7 +39,7 @@ SPACINGS = 8.0
 STRETCHES = 4
 LOW = {torch.bfloat16, torch.float16}
 # On a CPU: weights of a model of 16 bits that is checked in float32, too.
-LARGEST_COPY = 2**29
+MAX_COPY_BYTES = 2**29
 
 
 class UnableError(Exception):
@@ -146,7 +146,7 @@ def _in_float32(policy: Policy, prompts: Sequence[Prompts]) -> Policy | None:
 def _affordable(device: torch.device) -> int:
     """Weights that a copy of four bytes each, and what it computes, may have for a while."""
     if device.type != "cuda":
-        return LARGEST_COPY
+        return MAX_COPY_BYTES
     free, _ = torch.cuda.mem_get_info(device)
     return free // 16
 

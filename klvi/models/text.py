@@ -23,7 +23,7 @@ from klvi.models.embedded.tokenizer import REPLACEMENT
 TAIL = 16
 # No text that means something has it; a tokenizer without bytes has no token for it.
 UNSEEN = "\U0010fffd"
-LONGEST_QUOTE = 80
+MAX_QUOTE = 80
 # An argument of laying out, not of a template.
 CONTINUE = "continue_final_message"
 
@@ -106,7 +106,7 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, name: str, text: str) -> lis
     whole = tokenizer.decode(tokens, clean_up_tokenization_spaces=False) == text
     lost = "" if whole else _lost(tokenizer, text, tokens)
     if lost:
-        shown = repr(text if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]}…")
+        shown = repr(text if len(text) <= MAX_QUOTE else f"{text[:MAX_QUOTE]}…")
         raise UserError(f"prompt {shown}: model {name} has no tokens for {lost!r}")
     return tokens
 

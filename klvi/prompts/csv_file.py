@@ -13,7 +13,7 @@ from klvi.errors import UserError
 from klvi.prompts.records import Record
 
 DELIMITERS = (",", ";", "\t")
-LONGEST_CELL = 2**31 - 1
+MAX_CELL = 2**31 - 1
 NAME = re.compile(r"[^\W\d][\w ()/.-]{0,39}")
 # Numbers that are written in no other way, and that no conversion rounds beyond a float's digits.
 WHOLE = re.compile(r"0|-?[1-9]\d{0,4000}")
@@ -105,7 +105,7 @@ def _rows(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
 
     Raises csv.Error, with the line.
     """
-    before, end = csv.field_size_limit(LONGEST_CELL), 0
+    before, end = csv.field_size_limit(MAX_CELL), 0
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
         for row in reader:

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from klvi.config.schema import FilePrompts
 from klvi.errors import UserError
-from klvi.files import LARGEST, read_bytes
+from klvi.files import MAX_BYTES, read_bytes
 from klvi.prompts.csv_file import has_column, looks_like_csv, read_csv
 from klvi.prompts.json_file import looks_like_json, read_json
 from klvi.prompts.records import Record
@@ -64,9 +64,9 @@ def _content(path: str) -> bytes:
 
 def _decompressed(content: bytes) -> bytes:
     with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
-        text = file.read(LARGEST + 1)
-    if len(text) > LARGEST:
-        raise OSError(errno.EFBIG, f"holds more than {LARGEST:,} bytes")
+        text = file.read(MAX_BYTES + 1)
+    if len(text) > MAX_BYTES:
+        raise OSError(errno.EFBIG, f"holds more than {MAX_BYTES:,} bytes")
     return text
 
 
@@ -157,8 +157,8 @@ def _parquet(path: str, content: bytes) -> list[Record]:
         # A few rows at a time: a small file can hold a large text many times.
         for batch in pyarrow.parquet.ParquetFile(io.BytesIO(content)).iter_batches(ROWS):
             size += batch.nbytes + batch.num_rows
-            if size > LARGEST:
-                raise ValueError(f"holds more than {LARGEST:,} bytes")
+            if size > MAX_BYTES:
+                raise ValueError(f"holds more than {MAX_BYTES:,} bytes")
             rows += batch.to_pylist()
     except (OSError, ValueError) as error:  # pyarrow's own errors are both
         reason = str(error).splitlines()[0]

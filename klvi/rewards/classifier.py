@@ -29,7 +29,7 @@ POSITIONS = (
 )
 # What the self-check scores: of several lengths, two of them equal, and one beyond most limits.
 PROBES = ("a good day", "It was not bad at all, they said.", "why", "no", "and then " * 400)
-LONGEST_PROBE = 512
+MAX_PROBE = 512
 Encoded = Mapping[str, list[int]]
 
 
@@ -186,7 +186,7 @@ class Classifier:
         """Raises `UserError` where texts scored together and alone differ by more than rounding."""
         kind = type(self.model).__name__
         limit = usable_length(self.model, self.tokenizer)
-        probes = [*PROBES[:-1], *(PROBES[-1:] if limit and limit <= LONGEST_PROBE else ())]
+        probes = [*PROBES[:-1], *(PROBES[-1:] if limit and limit <= MAX_PROBE else ())]
         quiet = replace(self, warn=lambda message, kind=None: None)
         try:
             encoded = quiet._encode([self._whole(text, Context(0, "So?")) for text in probes])

@@ -17,7 +17,7 @@ from klvi.rewards.base import Reward
 from klvi.rewards.process_state import UPDATE
 from klvi.samples import Samples
 
-LONGEST_QUOTE = 60
+MAX_QUOTE = 60
 
 
 class RewardError(Exception):
@@ -128,4 +128,4 @@ def _describe(error: BaseException) -> str:
 
 def _shorten(value: object) -> str:
     shown = repr(value)
-    return shown if len(shown) <= LONGEST_QUOTE else f"{shown[: LONGEST_QUOTE - 1]}…"
+    return shown if len(shown) <= MAX_QUOTE else f"{shown[: MAX_QUOTE - 1]}…"

@@ -9,7 +9,7 @@ from pathlib import Path
 from klvi.files import kind_of, naming, read_bytes, read_text, write_whole
 
 FILE = "checksums.json"
-LARGEST = 1 << 36  # bytes of a file of a checkpoint
+MAX_BYTES = 1 << 36  # bytes of a file of a checkpoint
 
 
 def write_checksums(folder: Path) -> None:
@@ -46,4 +46,4 @@ def damage(folder: Path, *, required: bool) -> str | None:
 
 
 def _sha256(path: Path) -> str:
-    return hashlib.sha256(read_bytes(path, LARGEST)).hexdigest()
+    return hashlib.sha256(read_bytes(path, MAX_BYTES)).hexdigest()

@@ -14,8 +14,8 @@ from klvi.files import kind_of, read_text, write_whole
 
 CONFIG = "config.yaml"
 MANIFEST = "manifest.json"
-LARGEST_CONFIG = 1 << 20  # bytes
-LARGEST_JSON = 1 << 24
+MAX_CONFIG_BYTES = 1 << 20  # bytes
+MAX_JSON_BYTES = 1 << 24
 DEEPEST = 50
 END = "\n..."  # YAML's end of a document: what lacks it was cut short
 YAML_TAG = "tag:yaml.org,2002:"
@@ -88,7 +88,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
     Raises OSError where it cannot be read, and ValueError where it is not a whole one.
     """
-    text = read_text(folder / CONFIG, LARGEST_CONFIG)
+    text = read_text(folder / CONFIG, MAX_CONFIG_BYTES)
     # Earlier versions wrote neither manifests nor the end.
     if not text.rstrip().endswith(END) and kind_of(folder / MANIFEST) is not None:
         raise ValueError("it is cut short: its last line, ..., is missing")
@@ -116,7 +116,7 @@ def escaped(value: Any) -> Any:
     return value
 
 
-def read_json(file: Path, largest: int = LARGEST_JSON) -> dict[str, Any]:
+def read_json(file: Path, largest: int = MAX_JSON_BYTES) -> dict[str, Any]:
     """The object in a JSON file of a run's folder.
 
     Raises OSError for anything but a regular file of at most `largest` bytes, and ValueError for

@@ -26,7 +26,7 @@ from filelock import FileLock
 
 from klvi.files import TEMPORARY, digest, disk_problem, open_regular, read_text
 from klvi.runs.code import code_files
-from klvi.runs.stored import CONFIG, LARGEST_CONFIG, MANIFEST, read_config, read_json
+from klvi.runs.stored import CONFIG, MANIFEST, MAX_CONFIG_BYTES, read_config, read_json
 from klvi.terminal import tell
 
 SECRET, LOCK = "secret", "secret.lock"
@@ -55,7 +55,7 @@ def changed_code(folder: Path) -> tuple[str, ...] | None:
     A folder that cannot be read is not.
     """
     try:
-        config_text = read_text(folder / CONFIG, LARGEST_CONFIG)
+        config_text = read_text(folder / CONFIG, MAX_CONFIG_BYTES)
         values = read_config(folder)
         manifest = read_json(folder / MANIFEST)
         secret = _kept(_secret_file())

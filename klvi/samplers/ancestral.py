@@ -15,7 +15,7 @@ from klvi.contexts import Context
 from klvi.models.batching import Batching
 from klvi.models.decoding import FASTEST, Decoded, decode
 from klvi.models.memory import out_of_memory
-from klvi.models.packing import LEAST_STEPS
+from klvi.models.packing import MIN_STEPS
 from klvi.models.policy import Policy
 from klvi.models.scoring import (
     Completions,
@@ -103,7 +103,7 @@ def draw(
         raise ValueError("no contexts to complete")
     parts, order = [], []
     batch_size = batch_size or len(contexts)
-    pays = policy.decoder is decode and max_new_tokens >= LEAST_STEPS
+    pays = policy.decoder is decode and max_new_tokens >= MIN_STEPS
     with policy.merged() as model, policy.packed() if pays else nullcontext():
         for start in range(0, len(contexts), batch_size):
             batch = contexts[start : start + batch_size]

@@ -23,8 +23,8 @@ from klvi.tracking.progress import UpdateProgress, duration, rate
 from klvi.tracking.tables import PREFIX, measurement_table, number, sample_table
 
 LOG_FILE = "run.log"
-SHOWN_SAMPLES, LONGEST_TEXT = 3, 400
-LINES, LONGEST_SILENCE = 10, 60.0
+SHOWN_SAMPLES, MAX_TEXT = 3, 400
+LINES, MAX_SILENCE_SECONDS = 10, 60.0
 # The metrics that have a column in a run's lines.
 COLUMNS = [spec for spec in METRICS.values() if spec.column]
 WIDTH = 11
@@ -111,7 +111,7 @@ class ConsoleTracker:
         confidence = self._config.evaluation.confidence
         table = measurement_table(evaluation.measurements, exact, title, confidence)
         shown = evaluation.samples.select(torch.arange(count))
-        texts = sample_table(shown, f"{count} samples", LONGEST_TEXT)
+        texts = sample_table(shown, f"{count} samples", MAX_TEXT)
         self._output.print("")
         self._output.print(table)
         self._output.print(texts)
@@ -123,7 +123,7 @@ class ConsoleTracker:
     def _line_is_due(self) -> bool:
         every = max(1, self._config.updates // LINES)
         silence = time.monotonic() - self._last_line
-        return self._update % every == 0 or silence > LONGEST_SILENCE
+        return self._update % every == 0 or silence > MAX_SILENCE_SECONDS
 
 
 def _value(metric: Metric | None) -> float | None:

@@ -15,7 +15,7 @@ from klvi.samples import Samples
 from klvi.tracking.base import Record, sample_rows
 
 # Bytes of a run's records: weeks of samples come to less.
-LARGEST_RECORDS = 1 << 36
+MAX_RECORDS_BYTES = 1 << 36
 
 
 class JsonLines:
@@ -65,7 +65,7 @@ def keep_records(path: Path, last: int) -> None:
     with naming(path):
         if kind_of(path) is None:
             return
-        text = read_bytes(path, LARGEST_RECORDS).decode("utf-8", errors="replace")
+        text = read_bytes(path, MAX_RECORDS_BYTES).decode("utf-8", errors="replace")
     kept = [f"{line}\n" for line in text.split("\n") if _update_of(line) <= last]
     write_whole(path, "".join(kept))
 

@@ -22,7 +22,7 @@ from klvi.tracking.progress import duration
 from klvi.tracking.tables import number
 
 # Letters of a heading above which it takes a second line.
-WIDEST = 8
+MAX_HEADING = 8
 COLUMNS = [spec for spec in METRICS.values() if spec.column]
 
 
@@ -88,7 +88,7 @@ def _narrow(heading: str) -> str:
     if "(" in heading:
         return heading.replace("(", "\n(")
     half = len(heading) // 2 - 1
-    return heading if len(heading) <= WIDEST else f"{heading[:half]}-\n{heading[half:]}"
+    return heading if len(heading) <= MAX_HEADING else f"{heading[:half]}-\n{heading[half:]}"
 
 
 def _value(summary: Mapping[str, Any], name: str) -> str:

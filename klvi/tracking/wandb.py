@@ -16,8 +16,8 @@ from klvi.tracking.base import FINISHED, Record, sample_rows
 from klvi.tracking.output import Output
 
 TABLE_ROWS = 64
-LONGEST_ID = 1 << 10
-LONGEST_START, LONGEST_UPLOAD = 30.0, 600.0  # seconds that a run without network may lose
+MAX_ID = 1 << 10
+MAX_START_SECONDS, MAX_UPLOAD_SECONDS = 30.0, 600.0  # seconds that a run without network may lose
 
 
 class WandbTracker:
@@ -69,7 +69,10 @@ class WandbTracker:
 
         # Set up first, so that the login is silent too.
         settings = wandb.Settings(
-            silent=True, console="off", init_timeout=LONGEST_START, finish_timeout=LONGEST_UPLOAD
+            silent=True,
+            console="off",
+            init_timeout=MAX_START_SECONDS,
+            finish_timeout=MAX_UPLOAD_SECONDS,
         )
         mode = self._tracking.mode or wandb.setup(settings).settings.mode
         if mode == "online" and not wandb.login(prompt=False, verify=False):
@@ -101,7 +104,7 @@ def _stable_id(directory: Path) -> str:
     path = directory / "wandb" / "run-id"
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        known = read_bytes(path, LONGEST_ID).strip() if kind_of(path) is not None else b""
+        known = read_bytes(path, MAX_ID).strip() if kind_of(path) is not None else b""
         if re.fullmatch(rb"[0-9A-Za-z_-]+", known):
             return known.decode()
     made = uuid.uuid4().hex[:12]

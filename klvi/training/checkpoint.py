@@ -16,7 +16,7 @@ import torch
 from klvi.errors import UserError, described
 from klvi.files import disk_problem, kind_of, names_in, read_bytes, room_problem, whole_folder
 from klvi.models.fingerprint import OtherPriorError
-from klvi.runs.checksums import LARGEST, damage, write_checksums
+from klvi.runs.checksums import MAX_BYTES, damage, write_checksums
 from klvi.runs.stored import MANIFEST
 from klvi.terminal import tell
 from klvi.training.loop import Loop
@@ -119,7 +119,7 @@ class Checkpoints:
             tell("warning: the prior is another since the run began")
             loop.policy.load_adapter(folder, any_prior=True)
         try:
-            content = io.BytesIO(read_bytes(folder / STATE, LARGEST))
+            content = io.BytesIO(read_bytes(folder / STATE, MAX_BYTES))
             state = torch.load(content, map_location=loop.policy.device, weights_only=True)
             _restore(loop, state)
         except OSError as error:

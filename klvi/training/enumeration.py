@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from klvi.config.groups import evaluation_plan
-from klvi.config.rules import MOST_SEQUENCES
+from klvi.config.rules import MAX_SEQUENCES
 from klvi.config.schema import EnumerableModelConfig, MeasureConfig
 from klvi.contexts import Context
 from klvi.errors import UserError
@@ -75,15 +75,15 @@ class ExactEvaluator:
         assert isinstance(model, EnumerableModelConfig)
         end = self.policy.prior.stop_token_ids[0]
         length = self.config.rollout.max_new_tokens
-        return enumerate_sequences(range(model.letters), end, length, MOST_SEQUENCES)
+        return enumerate_sequences(range(model.letters), end, length, MAX_SEQUENCES)
 
     def check_size(self) -> None:
         """Raises UserError where all sequences of all contexts are too many to list."""
         count = len(self.sequences) * len(self.contexts)
-        if count > MOST_SEQUENCES:
+        if count > MAX_SEQUENCES:
             raise UserError(
                 f"prompts.path: {len(self.contexts):,} prompts with {len(self.sequences):,} "
-                f"sequences each are more than the {MOST_SEQUENCES:,} that exact evaluation lists; "
+                f"sequences each are more than the {MAX_SEQUENCES:,} that exact evaluation lists; "
                 "give fewer prompts, or a smaller model.letters or model.length"
             )
 

@@ -18,7 +18,7 @@ from klvi.models.embedded.tokenizer import train_tokenizer, unknown_characters
 IGNORED = -100
 EVALUATION_BATCH = 256
 ENCODED_AT_ONCE = 10_000
-FEWEST_HELD_OUT = 2
+MIN_HELD_OUT = 2
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def pretrain(
     """
     tokenizer = train_tokenizer(texts, config.vocabulary)
     spelled = [text for text in held_out if not unknown_characters(tokenizer, text)]
-    if len(spelled) < FEWEST_HELD_OUT:
+    if len(spelled) < MIN_HELD_OUT:
         raise UserError("corpus: nearly every text has characters of its own; give more texts")
     documents = encode(tokenizer, texts)
     with torch.random.fork_rng():

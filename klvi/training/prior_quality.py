@@ -13,7 +13,7 @@ from klvi.models.embedded.grammar import Grammar
 from klvi.tracking.pretraining import Quantity
 from klvi.training.pretraining import PretrainingReport, mean_and_error, sample_tokens
 
-LONGEST_SAMPLE = 48
+MAX_SAMPLE = 48
 Events = Mapping[str, tuple[str, ...]]
 
 
@@ -39,13 +39,13 @@ def measure(
     With the grammar of the texts its exact values stand beside them: `events` maps a name to words
     any of which makes the event.
     """
-    rows = sample_tokens(model, tokenizer, samples, LONGEST_SAMPLE, seed)
+    rows = sample_tokens(model, tokenizer, samples, MAX_SAMPLE, seed)
     texts: list[str] = tokenizer.batch_decode(rows, skip_special_tokens=True)
     ended = [row[-1] == tokenizer.eos_token_id for row in rows]
     lengths = [float(len(row)) for row in rows]
     quantities = [
         *_losses(report, grammar),
-        _mean(f"samples ended within {LONGEST_SAMPLE} tokens", ended),
+        _mean(f"samples ended within {MAX_SAMPLE} tokens", ended),
         _mean("tokens of a sample", lengths),
     ]
     if grammar:

@@ -299,7 +299,7 @@ def test_a_sweeps_values_are_named_as_the_user_means_them() -> None:
 def test_a_huge_sweep_is_checked_value_by_value(
     problems: Problems, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(check_module, "MOST_JOBS", 5)
+    monkeypatch.setattr(check_module, "MAX_JOBS", 5)
     found = problems("train", "-m", "seed=-1,2,3", "beta=0.1,-1", "updates=3")
     assert sorted(found) == [
         "beta=-1: must be a number, greater than 0",

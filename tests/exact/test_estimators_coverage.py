@@ -18,7 +18,7 @@ from klvi.metrics import Measurement, evaluate, text
 from klvi.metrics.intervals import Estimate
 
 REPETITIONS, SAMPLES, PRIOR_SAMPLES = 500, 500, 2000
-LEAST, MOST = 0.02 * REPETITIONS, 0.08 * REPETITIONS
+MIN_MISSES, MAX_MISSES = 0.02 * REPETITIONS, 0.08 * REPETITIONS
 # Repeats of 3 or 4 letters in a sample of at most 5 are so rare that coverage is a step function.
 RARE = frozenset({"eval/repetition_3", "eval/repetition_4"})
 NEEDS_Z = frozenset(
@@ -105,7 +105,7 @@ def test_intervals_cover_or_refuse(case):
     found = repeated(case.problem(), case.beta, case.n_prior)
     exact = case.problem().exact(case.beta, SAMPLES, case.n_prior)
     names = {name for name in exact if name.startswith("eval/")}
-    assert {name for name in names if len(found[name]) < MOST} == case.refused
+    assert {name for name in names if len(found[name]) < MAX_MISSES} == case.refused
     wrong = {}
     for name, measured in found.items():
         truth = exact[name]
@@ -115,7 +115,7 @@ def test_intervals_cover_or_refuse(case):
         # What never varies is held always or never.
         certain = all(abs(m.value - measured[0].value) < 1e-9 for m in measured)
         always = len(measured) == REPETITIONS
-        least = LEAST if always and not certain and name not in case.rare | {"eval/ess"} else 0
-        if not least <= missed <= MOST:
+        least = MIN_MISSES if always and not certain and name not in case.rare | {"eval/ess"} else 0
+        if not least <= missed <= MAX_MISSES:
             wrong[name] = (missed, len(measured))
     assert wrong == {}

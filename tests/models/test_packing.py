@@ -11,7 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from klvi.config.schema import LoraSection, ModelConfig
 from klvi.contexts import unprompted
-from klvi.models.packing import LEAST_WEIGHTS, computing_with, pack, packable
+from klvi.models.packing import MIN_WEIGHTS, computing_with, pack, packable
 from klvi.models.policy import Policy
 from klvi.models.prior import load_prior
 from klvi.samplers.ancestral import draw
@@ -44,7 +44,7 @@ def test_products_are_the_same(rows: int) -> None:
 
 
 def test_what_is_not_packed() -> None:
-    small = nn.Linear(8, LEAST_WEIGHTS // 8 - 1)
+    small = nn.Linear(8, MIN_WEIGHTS // 8 - 1)
     double = nn.Linear(NARROW, WIDE).double()
     special = nn.Linear(NARROW, WIDE)
     special.forward = lambda inputs: inputs

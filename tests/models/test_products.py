@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from transformers.pytorch_utils import Conv1D
 
 from klvi.models.products import (
-    LEAST_WEIGHTS,
+    MIN_WEIGHTS,
     FrozenConv1D,
     FrozenLinear,
     fuse_linear,
@@ -28,7 +28,7 @@ class Model(nn.Module):
         torch.manual_seed(0)
         self.first = Conv1D(OUT, IN)
         self.second = nn.Linear(OUT, IN, bias=False)
-        self.small = nn.Linear(IN, LEAST_WEIGHTS // IN - 1)
+        self.small = nn.Linear(IN, MIN_WEIGHTS // IN - 1)
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.small(torch.tanh(self.second(torch.tanh(self.first(inputs)))))

@@ -148,7 +148,7 @@ def test_what_is_plain_is_taken_as_it_stands(content: str, value: Any, tmp_path:
 
 def test_a_config_is_a_regular_file_of_bounded_size_in_utf_8(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="holds more than"):
-        read(tmp_path, "a: " + "x" * stored.LARGEST_CONFIG)
+        read(tmp_path, "a: " + "x" * stored.MAX_CONFIG_BYTES)
     for content in (b"a: \xff", b"\xff\xfea\0", b"a: \xed\xa0\x80"):
         with pytest.raises(ValueError, match="utf-8"):
             read(tmp_path, content)

@@ -18,7 +18,7 @@ from klvi.errors import UserError
 END_OF_TEXT = "<|endoftext|>"
 WIDTH, LAYERS, HEADS = 64, 2, 8
 ENTROPY_SHARE = 0.5
-MOST_PREFIXES = 700
+MAX_PREFIXES = 700
 # Positions for a prompt and its completion.
 POSITIONS = 128
 
@@ -108,7 +108,7 @@ def _set_entropy(model: GPT2LMHeadModel, letters: int, length: int) -> None:
     half of it at the upper end, so bisection ends at a crossing.
     """
     # The temperature found on shorter sequences is near, where all prefixes would be too many.
-    depth = min(length, max(1, int(math.log(MOST_PREFIXES, letters))))
+    depth = min(length, max(1, int(math.log(MAX_PREFIXES, letters))))
     hidden = _prefix_states(model, letters, depth)
     maximum = torch.log(torch.tensor(float(sum(letters**k for k in range(depth)) + letters**depth)))
     low, high = 0.0, 64.0
