@@ -26,6 +26,7 @@ from klvi.files import naming, reason_of
 from klvi.job import FAILED, Job
 from klvi.terminal import (
     output_problem,
+    put,
     report,
     report_exception,
     safe_streams,
@@ -183,6 +184,10 @@ def _run(command: str, line: CommandLine) -> int:
         _hydra(command, line.options.config_name or command, line.flags)
         return 0
     checked = check(command, line)
+    if line.options.dry_run:
+        jobs = "" if checked.sweep_directory is None else f"{len(checked.jobs)} jobs, "
+        put(f"klvi {command}: {jobs}no problem found; nothing was run")
+        return 0
     arguments = [*line.flags, *line.words]
     if checked.sweep_directory is None:
         return _hydra(command, checked.config_name, arguments)

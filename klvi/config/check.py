@@ -96,10 +96,12 @@ def _raise(problems: Iterable[str]) -> None:
 
 def _flag_problems(options: argparse.Namespace) -> list[str]:
     exclusive = ("run", "multirun", "cfg", "info", "shell_completion")
-    given = [f"--{name.replace('_', '-')}" for name in exclusive if getattr(options, name)]
+    printing = ("cfg", "info", "shell_completion", "dry_run")
     problems = []
-    if len(given) > 1:
-        problems.append(f"{' and '.join(given)} exclude each other")
+    for names in (exclusive, printing):
+        given = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name)]
+        if len(given) > 1:
+            problems.append(f"{' and '.join(given)} exclude each other")
     if options.resolve and not options.cfg:
         problems.append("--resolve: only with --cfg")
     if options.config_dir and not Path(options.config_dir).is_dir():

@@ -12,6 +12,8 @@ from hydra._internal.utils import get_args_parser
 from klvi.config.keys import suggestion
 from klvi.errors import UserError
 
+DRY_RUN = "--dry-run"
+
 
 @dataclass(frozen=True)
 class CommandLine:
@@ -19,8 +21,8 @@ class CommandLine:
 
     Attributes:
         words: the command and its overrides, in order, `=~/` with the home folder in it.
-        options: Hydra's flags by name (`multirun`, `cfg`, `config_dir`, …).
-        flags: the flags once more, as Hydra takes them.
+        options: flags by name, Hydra's (`multirun`, `cfg`, `config_dir`, …) and `dry_run`.
+        flags: Hydra's once more, as it takes them.
     """
 
     words: tuple[str, ...]
@@ -35,6 +37,7 @@ def parse(arguments: Sequence[str]) -> CommandLine:
     """
     parser = get_args_parser()
     parser.exit_on_error = False
+    parser.add_argument(DRY_RUN, action="store_true")
     try:
         options, unknown = parser.parse_known_intermixed_args(list(arguments))
     except argparse.ArgumentError as error:
@@ -46,6 +49,8 @@ def parse(arguments: Sequence[str]) -> CommandLine:
     flags: list[str] = []
     for action in actions:
         value = getattr(options, action.dest, None)
+        if DRY_RUN in action.option_strings:  # klvi's own
+            continue
         if value is True:
             flags.append(action.option_strings[0])
         elif isinstance(value, str):

@@ -59,6 +59,22 @@ def test_train_gets_its_configuration_and_a_new_folder(install: Install, tmp_pat
     assert (context.job_number, context.sweep_directory) == (None, None)
 
 
+def test_a_dry_run_checks_and_does_nothing(
+    install: Install, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install("train", lambda *_: pytest.fail("ran"))
+    assert main(["train", "beta=0.3", "--dry-run"]) == 0
+    assert main(["train", "-m", "objective=rl,kl", "beta=0.1,0.3,1", "--dry-run"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "klvi train: no problem found; nothing was run",
+        "klvi train: 6 jobs, no problem found; nothing was run",
+    ]
+    assert main(["train", "beta=-1", "--dry-run"]) == 2
+    assert main(["train", "--dry-run", "--cfg", "job"]) == 2
+    assert "--cfg and --dry-run exclude each other" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_user_chooses_the_folder(install: Install, tmp_path: Path) -> None:
     folders = []
     install("train", lambda _, context: folders.append(context.directory) or 0)
