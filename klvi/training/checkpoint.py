@@ -121,6 +121,7 @@ class Checkpoints:
         try:
             content = io.BytesIO(read_bytes(folder / STATE, LARGEST))
             state = torch.load(content, map_location=loop.policy.device, weights_only=True)
+            _check_kinds(state, int(folder.name.removeprefix("step-")))
             _restore(loop, state)
         except OSError as error:
             raise UserError(disk_problem(error, folder / STATE)) from error
@@ -146,9 +147,19 @@ def _state(loop: Loop) -> dict[str, Any]:
     }
 
 
+def _check_kinds(state: dict[str, Any], update: int) -> None:
+    """Raises ValueError where numbers of a loop are none, or those of another checkpoint."""
+    if state["update"] != update:
+        raise ValueError(f"it holds update {state['update']!r}")
+    if not isinstance(state["seconds"], float | int):
+        raise ValueError(f"its seconds are {state['seconds']!r}")
+    if not isinstance(state.get("record") or {}, dict):
+        raise ValueError("its record is none")
+
+
 def _restore(loop: Loop, state: dict[str, Any]) -> None:
     loop.update = state["update"]
-    loop.seconds = state["seconds"]
+    loop.seconds = float(state["seconds"])
     loop.optimisation.optimizer.load_state_dict(state["optimizer"])
     loop.optimisation.scheduler.load_state_dict(state["scheduler"])
     loop.objective.load_state_dict(state["objective"])

@@ -19,7 +19,7 @@ from klvi.config.run_folder import run_config, updates_saved
 from klvi.errors import UserError
 from klvi.job import mark_failed
 from klvi.models.policy import Policy
-from klvi.runs.checksums import FILE, damage
+from klvi.runs.checksums import FILE, damage, write_checksums
 from klvi.training.checkpoint import Checkpoints
 from klvi.training.load import find_adapter
 from klvi.training.loop import DivergenceError
@@ -215,3 +215,26 @@ def test_checkpoints_that_cannot_be_read_are_not_taken_for_none(tmp_path: Path) 
         updates_saved(tmp_path)
     mark_failed(Context(tmp_path, None, None, ()), "the reason", refused=True)
     assert os.listdir(tmp_path) == ["checkpoints"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("update", "x"), ("update", -5), ("update", 10**9), ("seconds", "x"), ("record", "x")],
+)
+def test_a_state_of_another_kind_is_one_line(
+    name: str, value: object, trained: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(trained, tmp_path / "run"))
+    newest = folder / "checkpoints" / f"step-{UPDATES}"
+    state = torch.load(newest / "state.pt", weights_only=True)
+    torch.save(state | {name: value}, newest / "state.pt")
+    write_checksums(newest)
+    loop = assemble_loop(CONFIG, assemble_evaluator(CONFIG, adapted=True))
+    with pytest.raises(UserError, match=r"state\.pt: does not fit this version"):
+        Checkpoints(folder / "checkpoints").restore_latest(loop)
+
+
+def test_an_empty_checkpoint_is_none(trained: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(trained, tmp_path / "run"))
+    (folder / "checkpoints" / "step-99").mkdir()
+    assert updates_saved(folder) == UPDATES
