@@ -24,8 +24,14 @@ SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 MAX_BYTES = 1 << 28  # bytes of a file that is read at once
 CHUNK = 1 << 20
 MEGABYTE = 1_000_000
-TEMPORARY = ".klvi-{}.tmp"
+TEMPORARY, LEFTOVER = ".klvi-{}.tmp", re.compile(r"\.klvi-[0-9a-f]{12}\.tmp")
 RUST_ERROR = re.compile(r"\(os error ([0-9]+)\)")
+# What klvi writes at the top of a run's folder.
+WRITTEN = {
+    **dict.fromkeys(("config.yaml", "manifest.json", "summary.json", "run.log"), "a file"),
+    **dict.fromkeys(("metrics.jsonl", "samples.jsonl"), "a file"),
+    **dict.fromkeys(("checkpoints", "adapter", "wandb"), "a folder"),
+}
 REMEDIES = {
     errno.ENOSPC: "free some space, or choose another place",
     errno.EDQUOT: "free some of your quota, or choose another place",
@@ -192,9 +198,17 @@ def digest(path: Path) -> str:
 
 
 def append_text(path: Path, text: str) -> None:
-    """Append to a regular file of klvi's own, or begin it; raises RunError."""
+    """Append to a regular file of klvi's own, or begin it; raises RunError.
+
+    Of a file that has another name elsewhere, a copy is made: that other file stays as it is.
+    """
+    data = text.encode("utf-8", "backslashreplace")
     with naming(path), os.fdopen(open_regular(path, APPEND), "ab") as file:
-        file.write(text.encode("utf-8", "backslashreplace"))
+        if os.fstat(file.fileno()).st_nlink == 1:
+            file.write(data)
+            return
+    with naming(path):
+        write_whole(path, read_bytes(path) + data)
 
 
 def write_whole(path: Path, content: str | bytes, *, replace: bool = True) -> None:
@@ -310,6 +324,8 @@ def sync_folder(folder: Path) -> None:
 def remove_leftovers(folder: Path) -> None:
     """Remove what writers that were killed left in a folder of klvi's own."""
     for path in folder.rglob(TEMPORARY.format("*")):
+        if not LEFTOVER.fullmatch(path.name):
+            continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -385,10 +401,14 @@ def room_problem(folder: Path, needed: int) -> str | None:
 
 
 def foreign_entry(folder: Path) -> str | None:
-    """What in a run's folder is neither file nor folder, as klvi writes them; None: nothing.
+    """What in a run's folder is not as klvi writes it, such as a link; None: nothing.
 
     wandb's own folder, in which there are links, is left out, but is to be a folder itself.
     """
+    for name, expected in WRITTEN.items():
+        kind = kind_of(folder / name)
+        if kind not in {expected, None}:
+            return f"{name} is {kind}, not {expected}, which klvi neither reads nor writes"
     for place, folders, files in os.walk(folder):
         for name in [*folders, *files]:
             path = Path(place, name)

@@ -18,6 +18,8 @@ SIGNALS = tuple(
 # Signals in so quick a succession, as of a terminal and of a scheduler, are one: the second would
 # break off what the first has begun to tidy up.
 SUCCESSION = 2.0
+# Exceptions that may be swallowed, as by a reward that retries for ever.
+PATIENCE = 2
 SHELL = 128  # exit codes of what a signal ended begin here
 
 
@@ -44,11 +46,13 @@ class _Watch:
     Attributes:
         noted: the first signal.
         raised: when the latest exception was raised, in seconds.
+        ignored: exceptions that something has swallowed.
         held: what is being written, and not to be broken off.
     """
 
     noted: int | None = None
     raised: float | None = None
+    ignored: int = 0
     held: str | None = None
 
 
@@ -101,8 +105,24 @@ def _handle(number: int, frame: FrameType | None) -> None:
     now = time.monotonic()
     if _watch.raised is not None and now - _watch.raised < SUCCESSION:
         return
+    if _watch.ignored == PATIENCE:
+        _tell(f"klvi: {signal.Signals(number).name}: nothing answers it; ended at once")
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+    _watch.ignored += _watch.raised is not None
     _watch.raised = now
     raise Interruption(number)
+
+
+def _in_child() -> None:
+    """A process that user code forks answers signals as any other: klvi's work is its parent's."""
+    for number in SIGNALS:
+        if signal.getsignal(number) is _handle:
+            interactive = number == signal.SIGINT
+            signal.signal(number, signal.default_int_handler if interactive else signal.SIG_DFL)
+
+
+os.register_at_fork(after_in_child=_in_child)
 
 
 def _tell(line: str) -> None:

@@ -22,18 +22,23 @@ from klvi.config.compose import to_config
 from klvi.config.context import Context
 from klvi.config.schema import LOCATIONS
 from klvi.errors import RunError, UserError
-from klvi.files import kind_of, names_in, read_text, reason_of, same_trouble, write_whole
+from klvi.files import (
+    LEFTOVER,
+    WRITTEN,
+    kind_of,
+    names_in,
+    read_text,
+    reason_of,
+    same_trouble,
+    write_whole,
+)
 from klvi.runs.folder import LOCK_FILES, holds_nothing
 from klvi.runs.lock import LostLockError, read_owner
 from klvi.terminal import report, report_exception, safe_streams, tell
 
 FAILED = 1
 # What klvi writes into a run's folder.
-OWN = {
-    *("config.yaml", "manifest.json", "metrics.jsonl", "samples.jsonl", "summary.json", "run.log"),
-    *("checkpoints", "adapter", "wandb"),
-    *LOCK_FILES,
-}
+OWN = {*WRITTEN, *LOCK_FILES}
 
 
 @dataclass(frozen=True)
@@ -184,7 +189,7 @@ def _has_trained(folder: Path, status: str) -> bool:
 def _empty(folder: Path) -> None:
     """Remove what klvi has written into a folder that was new; what others have put there stays."""
     for path in folder.iterdir():
-        if path.name not in OWN and not path.name.startswith(".klvi-"):
+        if path.name not in OWN and not LEFTOVER.fullmatch(path.name):
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)

@@ -86,8 +86,8 @@ def put(text: str = "", file: TextIO | None = None) -> None:
 
 
 def tell(line: str) -> None:
-    """Tell the user on the standard error."""
-    put(f"klvi: {line}", sys.stderr)
+    """Tell the user on the standard error, in one line whatever is in it."""
+    put(f"klvi: {printable(line)}", sys.stderr)
 
 
 def report(error: UserError) -> None:

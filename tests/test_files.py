@@ -31,6 +31,7 @@ from klvi.files import (
     whole_folder,
     write_whole,
 )
+from klvi.runs.folder import holds_nothing
 
 
 @pytest.fixture(params=["link", "dangling", "fifo", "folder"])
@@ -189,3 +190,30 @@ def test_room_is_missed_only_where_that_is_evident(
     )
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(total=0, free=0))
     assert room_problem(place, 1) is None
+
+
+def test_only_klvis_own_leftovers_are_removed(tmp_path: Path) -> None:
+    mine = [tmp_path / name for name in (".klvi-x.tmp", ".klvi-notes.tmp", ".klvi-0123.tmp")]
+    for file in mine:
+        file.write_text("mine")
+    assert not holds_nothing(tmp_path)
+    leftover = tmp_path / ".klvi-0123456789ab.tmp"
+    leftover.write_text("half")
+    remove_leftovers(tmp_path)
+    assert not leftover.exists()
+    assert all(file.read_text() == "mine" for file in mine)
+
+
+def test_a_file_with_another_name_elsewhere_is_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / "other").write_text("theirs\n")
+    os.link(tmp_path / "other", tmp_path / "log")
+    append_text(tmp_path / "log", "mine\n")
+    append_text(tmp_path / "log", "more\n")
+    assert (tmp_path / "other").read_text() == "theirs\n"
+    assert (tmp_path / "log").read_text() == "theirs\nmine\nmore\n"
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "samples.jsonl", "summary.json", "run.log"])
+def test_a_folder_where_a_file_belongs_is_foreign(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    assert str(foreign_entry(tmp_path)).startswith(f"{name} is a folder, not a file")

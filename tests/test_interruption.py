@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -218,3 +221,31 @@ def test_after_the_command_ctrl_c_is_the_system_s(
     assert main() == 0
     expected = signal.SIG_IGN if before is signal.SIG_IGN else signal.SIG_DFL
     assert signal.getsignal(signal.SIGINT) is expected
+
+
+def test_who_insists_ends_what_swallows_every_exception() -> None:
+    """As a reward that retries for ever does; the time between signals is no time of the test's."""
+    script = """
+import os, signal
+from klvi import interruption
+interruption.SUCCESSION = 0.0
+with interruption.watched():
+    while True:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except BaseException:
+            pass
+"""
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert found.returncode == -signal.SIGINT
+    assert found.stderr == "klvi: SIGINT: nothing answers it; ended at once\n"
+
+
+def test_a_forked_child_answers_signals_as_any_process() -> None:
+    with interruption.watched():
+        child = os.fork()
+        if child == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os._exit(0)  # not reached
+        _, status = os.waitpid(child, 0)
+    assert os.WTERMSIG(status) == signal.SIGTERM

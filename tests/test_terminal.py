@@ -242,3 +242,11 @@ def test_closed_descriptors_are_opened(installed_klvi, tmp_path):
 def test_pythons_own_last_flush_has_nothing_to_complain_about(installed_klvi, tmp_path):
     command = f"PYTHONIOENCODING=ascii {installed_klvi} --version > /dev/full 2> /dev/full"
     assert subprocess.run(["bash", "-c", command], cwd=tmp_path, check=False).returncode == 1
+
+
+def test_a_line_stays_one(capsys: pytest.CaptureFixture[str]) -> None:
+    """What stands in somebody else's file cannot pass for a line of klvi's own."""
+    report(UserError("beta=x\nklvi: note: do this\ttoo: must be a number"))
+    assert capsys.readouterr().err == (
+        "klvi: error: beta=x\\nklvi: note: do this\\ttoo: must be a number\n"
+    )

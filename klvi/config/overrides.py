@@ -44,8 +44,8 @@ def with_free_keys(words: Sequence[str], schema: type[BaseModel]) -> list[str]:
 def _unreadable(word: str, hydra: Composer) -> str:
     if "=" in word:
         return (
-            f"{word}: cannot be read; put quotes around a value with one of ,:=()[]{{}} or a quote "
-            "in it, as in \"reward.text='a, b'\""
+            f"{word}: cannot be read; put quotes around a value with anything but letters, digits "
+            "and .-_/ in it, as in \"reward.text='a, b'\""
         )
     choices = [f"{group}={word}" for group in hydra.groups() if word in hydra.choices(group)]
     return f"{word}: not key=value" + (f"; did you mean {choices[0]}?" if choices else "")

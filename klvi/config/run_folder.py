@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Set
 from pathlib import Path
 from typing import Any
@@ -79,8 +80,10 @@ def updates_saved(folder: Path) -> int:
 
     Raises OSError where that cannot be told.
     """
-    steps = [name.partition("step-") for name in names_in(folder / "checkpoints")]
-    return max((int(n) for before, _, n in steps if not before and n.isdecimal()), default=0)
+    checkpoints = folder / "checkpoints"
+    steps = [name for name in names_in(checkpoints) if re.fullmatch(r"step-[1-9][0-9]*", name)]
+    saved = [name for name in steps if names_in(checkpoints / name)]  # an empty one is none
+    return max((int(name.removeprefix("step-")) for name in saved), default=0)
 
 
 def _load(file: Path) -> dict[str, Any]:

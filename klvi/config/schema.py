@@ -87,6 +87,15 @@ Device = Annotated[
 ]
 
 
+def _inside(value: str) -> str:
+    if os.path.isabs(value) or os.pardir in value.split("/"):
+        raise ValueError("leaves runs/")
+    return value
+
+
+INSIDE = InWords("the name of a folder under runs/")
+
+
 class ModelConfig(Section):
     """The prior: a causal language model.
 
@@ -386,7 +395,7 @@ class MeasureConfig(Section):
 class TrainConfig(MeasureConfig):
     """`klvi train`."""
 
-    name: Annotated[Text, Field(min_length=1)]
+    name: Annotated[Text, Field(min_length=1), AfterValidator(_inside), INSIDE]
     objective: Objective
     tracking: Tracking
     updates: Annotated[int, Field(ge=1)]

@@ -49,7 +49,7 @@ def untrusted(
         return []
     changed = changed_code(Path(run).expanduser())
     if changed is None:
-        why = "that this run names, and you did not make this run here"
+        why = "that this run names, and you did not make it here, or not as its config.yaml is now"
         return [_line(run, named, why) for named in theirs]
     found = [(named, _changed_of(named, changed)) for named in theirs]
     why = "of this run that has changed since you made it here"

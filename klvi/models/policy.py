@@ -312,6 +312,9 @@ class Policy:
         expected = {k: v.shape for k, v in _adapter_state(self.adapted).items()}
         if expected != {k: v.shape for k, v in state.items()}:
             raise UserError(f"{directory}: this adapter belongs to another model or lora section")
+        whole = [k for k, v in state.items() if not v.is_floating_point()]
+        if whole:
+            raise UserError(f"{directory}: its adapter holds whole numbers, no weights: {whole[0]}")
         infinite = [k for k, v in state.items() if not bool(v.isfinite().all())]
         if infinite:
             raise UserError(

@@ -165,7 +165,10 @@ def unknown_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """What the tokenizer writes for what it does not know; None where it drops it or has bytes."""
     if tokenizer.unk_token_id is not None:
         return int(tokenizer.unk_token_id)
-    tokens = list(tokenizer.encode(UNSEEN, add_special_tokens=False))
+    try:
+        tokens = list(tokenizer.encode(UNSEEN, add_special_tokens=False))
+    except Exception:  # tokenizers raise nothing more special where they miss an unknown token
+        return None
     text = tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
     known = not tokens or UNSEEN in text or REPLACEMENT in text
     return None if known else int(tokens[-1])

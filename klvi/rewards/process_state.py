@@ -148,6 +148,12 @@ SETTINGS = [
         gc.isenabled,
         lambda on: gc.enable() if on else gc.disable(),
     ),
+    Setting(
+        "a timer (signal.setitimer, signal.alarm)",
+        lambda: signal.getitimer(signal.ITIMER_REAL)[0] > 0,
+        lambda on: None if on else signal.setitimer(signal.ITIMER_REAL, 0),
+        False,
+    ),
     Setting("the recursion limit", sys.getrecursionlimit, sys.setrecursionlimit),
     Setting("numpy's handling of errors (np.seterr)", np.geterr, lambda kinds: np.seterr(**kinds)),
     Setting("", lambda: tuple(warnings.filters), _set_filters),

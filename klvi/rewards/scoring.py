@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import traceback
 from collections.abc import Mapping, Sequence
 
@@ -16,8 +17,9 @@ from klvi.models.memory import is_out_of_memory, ran_out
 from klvi.rewards.base import Reward
 from klvi.rewards.process_state import UPDATE
 from klvi.samples import Samples
+from klvi.terminal import tell
 
-MAX_QUOTE = 60
+MAX_QUOTE, MAX_MESSAGE = 60, 500
 
 
 class RewardError(Exception):
@@ -64,10 +66,18 @@ def evaluate(
 ) -> Tensor:
     """As `score`, for a reward that goes by `name` inside another; raises `RewardError`."""
     name = name or reward.name
+    process = os.getpid()
     try:
         values: object = reward(texts, contexts)
+        if os.getpid() != process:
+            os._exit(0)
         interruption.check()
+        return _check(name, values, texts)
     except BaseException as error:  # whatever a user's function raises, the line must name it
+        if os.getpid() != process:
+            # A child that the reward has forked: the run is its parent's.
+            tell(f"error: reward {name} raised {_describe(error)} in a process of its own")
+            os._exit(1)
         cause = interruption.cause_of(error)
         if cause is not None:
             raise cause from error
@@ -79,7 +89,6 @@ def evaluate(
             raise RewardExitError(f"reward {name} exits: {_describe(error)}") from error
         kind = RewardError if isinstance(error, Exception) else RewardExitError
         raise kind(f"reward {name} raised {_describe(error)}") from error
-    return _check(name, values, texts)
 
 
 def _check(name: str, values: object, texts: Sequence[str]) -> Tensor:
@@ -121,6 +130,8 @@ def _describe(error: BaseException) -> str:
         message = " ".join(str(error).split())
     except Exception:  # its own `__str__` fails
         message = ""
+    if len(message) > MAX_MESSAGE:
+        message = f"{message[: MAX_MESSAGE - 1]}…"
     described = f"{type(error).__name__}: {message}" if message else type(error).__name__
     frames = traceback.extract_tb(error.__traceback__)
     return f"{described} at {frames[-1].filename}:{frames[-1].lineno}" if frames else described

@@ -7,7 +7,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from klvi.errors import UserError
-from klvi.files import foreign_entry, kind_of, naming, new_folder_problem, remove_leftovers
+from klvi.files import (
+    LEFTOVER,
+    foreign_entry,
+    kind_of,
+    naming,
+    new_folder_problem,
+    remove_leftovers,
+)
 from klvi.runs.lock import LOCK, OWNER, FolderLock, locked
 from klvi.runs.stored import CONFIG
 
@@ -42,7 +49,7 @@ def holds_nothing(folder: Path) -> bool:
     """Whether a folder has nothing in it but what a lock, or a writer that was killed, left."""
     with naming(folder, UserError):
         names = {path.name for path in folder.iterdir()} - LOCK_FILES
-    return all(name.startswith(".klvi-") and name.endswith(".tmp") for name in names)
+    return all(LEFTOVER.fullmatch(name) for name in names)
 
 
 @contextlib.contextmanager

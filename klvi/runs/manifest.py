@@ -92,10 +92,13 @@ def changes(folder: Path, values: Mapping[str, Any], version: str) -> list[str]:
         manifest = read_json(folder / MANIFEST)
         text = read_text(folder / CONFIG)
     except (OSError, ValueError) as error:
-        return [f"{MANIFEST}: cannot be read ({described(error)})"]
+        reason = (error.strerror if isinstance(error, OSError) else None) or described(error)
+        return [f"{MANIFEST} cannot be read ({reason}): it may be another"]
     lines = []
     before = _mapping(manifest, "versions").get("klvi")
-    if before != version:
+    if not isinstance(before, str):
+        lines.append(f"klvi's version, which {MANIFEST} does not tell, may be another")
+    elif before != version:
         lines.append(f"klvi was {before}, and is {version}")
     if hashlib.sha256(text.encode()).hexdigest() != manifest.get("config"):
         lines.append("its config.yaml is another")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import io
 import math
+import pickle
 import re
 import shutil
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,10 +122,18 @@ class Checkpoints:
             loop.policy.load_adapter(folder, any_prior=True)
         try:
             content = io.BytesIO(read_bytes(folder / STATE, MAX_BYTES))
-            state = torch.load(content, map_location=loop.policy.device, weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of formats that are refused all the same
+                state = torch.load(content, map_location=loop.policy.device, weights_only=True)
+            _check_kinds(state, int(folder.name.removeprefix("step-")))
             _restore(loop, state)
         except OSError as error:
             raise UserError(disk_problem(error, folder / STATE)) from error
+        except pickle.UnpicklingError as error:  # torch's advice is to run what is in it
+            raise UserError(
+                f"{folder / STATE}: holds what klvi does not write there; "
+                "klvi train starts a new run"
+            ) from error
         except Exception as error:  # torch has many for what is no checkpoint
             raise UserError(
                 f"{folder / STATE}: does not fit this version of klvi ({described(error)}); "
@@ -146,9 +156,19 @@ def _state(loop: Loop) -> dict[str, Any]:
     }
 
 
+def _check_kinds(state: dict[str, Any], update: int) -> None:
+    """Raises ValueError where numbers of a loop are none, or those of another checkpoint."""
+    if state["update"] != update:
+        raise ValueError(f"it holds update {state['update']!r}")
+    if not isinstance(state["seconds"], float | int):
+        raise ValueError(f"its seconds are {state['seconds']!r}")
+    if not isinstance(state.get("record") or {}, dict):
+        raise ValueError("its record is none")
+
+
 def _restore(loop: Loop, state: dict[str, Any]) -> None:
     loop.update = state["update"]
-    loop.seconds = state["seconds"]
+    loop.seconds = float(state["seconds"])
     loop.optimisation.optimizer.load_state_dict(state["optimizer"])
     loop.optimisation.scheduler.load_state_dict(state["scheduler"])
     loop.objective.load_state_dict(state["objective"])

@@ -71,12 +71,14 @@ ONE_PROBLEM = {
     "kl": "kl: not key=value; did you mean objective=kl?",
     "foo": "foo: not key=value",
     "reward.text='a": (
-        "reward.text='a: cannot be read; put quotes around a value with one of ,:=()[]{} or a "
-        "quote in it, as in \"reward.text='a, b'\""
+        "reward.text='a: cannot be read; put quotes around a value with anything but letters, "
+        "digits and .-_/ in it, as in \"reward.text='a, b'\""
     ),
     "beta=0.1,0.3": (
         "beta=0.1,0.3: several values are a sweep, which needs -m; a list is beta=[0.1,0.3]"
     ),
+    "name='../x'": "name=../x: must be the name of a folder under runs/",
+    "name='/x'": "name=/x: must be the name of a folder under runs/",
     "device=gpu": "device=gpu: must be one of auto, cpu, cuda, cuda:NUMBER, mps",
     "device=cuda:first": "device=cuda:first: must be one of auto, cpu, cuda, cuda:NUMBER, mps",
     "model.name=enumerable": "model.name=enumerable: choose with model=enumerable",

@@ -51,7 +51,7 @@ def test_a_term_that_is_yet_to_come_is_a_key() -> None:
         ("beta", "a number, greater than 0"),
         ("threads", "a whole number, at least 1 and at most 1,024 or null"),
         ("device", "one of auto, cpu, cuda, cuda:NUMBER, mps"),
-        ("name", "a text, not empty"),
+        ("name", "the name of a folder under runs/"),
         ("lora.targets", "a list such as [a,b] or null"),
         ("model.trust_remote_code", "true or false"),
         ("evaluation.confidence", "a number, greater than 0 and less than 1"),

@@ -239,7 +239,7 @@ def test_what_another_run_names_is_not_used(
     assert len(lines) == len(named)
     for line, key in zip(lines, named, strict=True):
         assert line.startswith(f"{run}: {key}")
-        assert line.endswith("you did not make this run here; read it, then add trust=true")
+        assert line.endswith("config.yaml is now; read it, then add trust=true")
     assert problems(command, run, *words, "trust=true") == ()
     sign(foreign, foreign.parent / "r.py")
     assert problems(command, run, *words) == ()

@@ -185,7 +185,7 @@ def test_code_of_a_run_from_elsewhere_runs_where_it_is_trusted(
     refused = workplace.klvi("sample", f"run={theirs}", "n=3", code=2)
     assert refused.stderr == (
         f"klvi: error: run={theirs}: reward.function={code}:score is code that this run names, and "
-        "you did not make this run here; read it, then add trust=true\n"
+        "you did not make it here, or not as its config.yaml is now; read it, then add trust=true\n"
     )
     assert not ran.exists()
     shown = workplace.klvi("sample", f"run={theirs}", "n=3", "trust=true").stdout

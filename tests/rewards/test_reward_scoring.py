@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import os
 import re
 import signal
 import sys
@@ -167,3 +168,39 @@ def test_sum_names_the_failing_term_even_where_the_sum_would_hide_it():
 def test_sum_of_nothing_is_refused():
     with pytest.raises(UserError, match=r"reward\.terms is empty"):
         WeightedSum({})
+
+
+def test_what_raises_while_it_becomes_a_number_is_the_rewards():
+    class Leaving(float):
+        def __float__(self):
+            raise SystemExit(7)
+
+    with pytest.raises(RunError, match=r"reward mine exits: SystemExit: 7 .*\(update 3\)"):
+        score(returning([Leaving(1), 1.0]), TEXTS, PROMPTS, update=3)
+
+
+def test_a_long_message_is_cut():
+    def failing(texts, prompts):
+        raise ValueError("x" * 100_000)
+
+    with pytest.raises(UserError) as caught:
+        score(PythonFunction("mine", failing), TEXTS, PROMPTS, update=0)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("ending", ["return", "raise"])
+def test_a_child_that_a_reward_forks_is_not_the_run(ending):
+    parent, children = os.getpid(), []
+
+    def forking(texts, prompts):
+        children.append(os.fork())
+        if children[-1] == 0 and ending == "raise":
+            raise ValueError("of the child")
+        return [1.0, 2.0]
+
+    scores = score(PythonFunction("mine", forking), TEXTS, PROMPTS, update=0)
+    if os.getpid() != parent:
+        os._exit(99)
+    assert scores.tolist() == [1.0, 2.0]
+    _, status = os.waitpid(children[0], 0)
+    assert os.waitstatus_to_exitcode(status) == (1 if ending == "raise" else 0)

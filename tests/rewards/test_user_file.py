@@ -149,6 +149,10 @@ STATES = {
         "SIGALRM",
         lambda: signal.getsignal(signal.SIGALRM),
     ),
+    "signal.setitimer(signal.ITIMER_REAL, 1000)": (
+        "signal.setitimer",
+        lambda: signal.getitimer(signal.ITIMER_REAL),
+    ),
     "np.seterr(all='raise')": ("np.seterr", np.geterr),
     "gc.disable()": ("gc.disable", lambda: __import__("gc").isenabled()),
     "warnings.simplefilter('ignore')": (None, lambda: list(warnings.filters)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from support import train_config
 
 from klvi.config.context import Context
@@ -19,7 +20,7 @@ from klvi.config.run_folder import run_config, updates_saved
 from klvi.errors import UserError
 from klvi.job import mark_failed
 from klvi.models.policy import Policy
-from klvi.runs.checksums import FILE, damage
+from klvi.runs.checksums import FILE, damage, write_checksums
 from klvi.training.checkpoint import Checkpoints
 from klvi.training.load import find_adapter
 from klvi.training.loop import DivergenceError
@@ -215,3 +216,48 @@ def test_checkpoints_that_cannot_be_read_are_not_taken_for_none(tmp_path: Path) 
         updates_saved(tmp_path)
     mark_failed(Context(tmp_path, None, None, ()), "the reason", refused=True)
     assert os.listdir(tmp_path) == ["checkpoints"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("update", "x"), ("update", -5), ("update", 10**9), ("seconds", "x"), ("record", "x")],
+)
+def test_a_state_of_another_kind_is_one_line(
+    name: str, value: object, trained: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(trained, tmp_path / "run"))
+    newest = folder / "checkpoints" / f"step-{UPDATES}"
+    state = torch.load(newest / "state.pt", weights_only=True)
+    torch.save(state | {name: value}, newest / "state.pt")
+    write_checksums(newest)
+    loop = assemble_loop(CONFIG, assemble_evaluator(CONFIG, adapted=True))
+    with pytest.raises(UserError, match=r"state\.pt: does not fit this version"):
+        Checkpoints(folder / "checkpoints").restore_latest(loop)
+
+
+def test_an_empty_checkpoint_is_none(trained: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(trained, tmp_path / "run"))
+    (folder / "checkpoints" / "step-99").mkdir()
+    assert updates_saved(folder) == UPDATES
+
+
+def test_a_pickle_is_not_run_and_nobody_is_told_to(
+    trained: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    folder = Path(shutil.copytree(trained, tmp_path / "run"))
+    newest = folder / "checkpoints" / f"step-{UPDATES}"
+    (newest / "state.pt").write_bytes(pickle.dumps({"update": Path("x")}, protocol=4))
+    write_checksums(newest)
+    loop = assemble_loop(CONFIG, assemble_evaluator(CONFIG, adapted=True))
+    with pytest.raises(UserError, match=r"state\.pt: holds what klvi does not write there"):
+        Checkpoints(folder / "checkpoints").restore_latest(loop)
+    assert list(recwarn) == []
+
+
+def test_an_adapter_of_whole_numbers_is_refused(trained: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(trained / "adapter", tmp_path / "adapter"))
+    file = folder / "adapter_model.safetensors"
+    save_file({k: v.view(torch.int32) for k, v in load_file(file).items()}, file)
+    policy = assemble_evaluator(CONFIG, adapted=True).policy
+    with pytest.raises(UserError, match="whole numbers"):
+        policy.load_adapter(folder)

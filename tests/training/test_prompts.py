@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -218,6 +219,15 @@ def test_a_potential_that_cannot_be_resolved_is_refused(beta: float, size: float
     samples = made_samples([1, 1]).with_scores({"reward": reward})
     with pytest.raises(UserError, match=r"reward of size .* beta=.*scale the reward"):
         target.log_potential(samples)
+
+
+@pytest.mark.parametrize(("text", "letters"), [("a ", 1), ("a  b", 2), (" ", 0)])
+def test_spaces_between_letters_do_not_count(tmp_path: Path, text: str, letters: int) -> None:
+    file = tmp_path / "words.jsonl"
+    file.write_text(json.dumps({"prompt": text}))
+    evaluator = assemble_evaluator(config_of(file), adapted=True)
+    _, lengths = evaluator.policy.prior.encode(evaluator.contexts.contexts)
+    assert lengths.tolist() == [1 + letters]
 
 
 def test_letters_alone_are_prompts_of_the_enumerable_prior(tmp_path: Path) -> None:
