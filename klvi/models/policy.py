@@ -28,7 +28,6 @@ from klvi.models.fingerprint import check_fingerprint, write_fingerprint
 from klvi.models.graph_decoding import graph_decode
 from klvi.models.loading import quiet_transformers
 from klvi.models.lora import fuse_lora, is_mergeable, merged_weight
-from klvi.models.packing import computing_with, pack, packable
 from klvi.models.prior import Prior
 from klvi.models.views import embeddings_are_tied, untie, view_of
 
@@ -81,7 +80,6 @@ class Policy:
         self.left_out: dict[str, str] = {}
         self._seed = seed
         self.lora = lora
-        self._packed_head: Tensor | None = None
         if lora is not None:
             self.model = view_of(prior.model)
             with torch.random.fork_rng(devices=[]), quiet_transformers():
@@ -205,26 +203,6 @@ class Policy:
             generator=generator,
             value_of=self.value_head,
         )
-
-    @contextmanager
-    def packed(self) -> Iterator[None]:
-        """Inside `merged`, on a CPU: large layers laid out for the few rows of decoding.
-
-        An output embedding that no adapter changes stays laid out for the next rollout.
-        """
-        if not self.is_mergeable:
-            yield
-            return
-        head = self._merged_view.get_output_embeddings()
-        adapted = {self._merged_view.get_submodule(name) for name in self.adapted_layers}
-        layers = packable(self._merged_view.modules())
-        keeps = head in layers and head not in adapted
-        weights = {layer: pack(layer) for layer in layers if not (keeps and layer is head)}
-        if keeps:
-            self._packed_head = pack(head) if self._packed_head is None else self._packed_head
-            weights[head] = self._packed_head
-        with computing_with(weights):
-            yield
 
     @contextmanager
     def recomputing(self, wanted: bool = True) -> Iterator[None]:

@@ -34,7 +34,7 @@ def product(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
 
 
 def onednn_linear(weight: Tensor, bias: Tensor | None, inputs: Tensor) -> Tensor:
-    """`product` by oneDNN, of a `weight` for which there is `has_onednn`, in rows or laid out."""
+    """`product` by oneDNN, of a `weight` for which there is `has_onednn`."""
     result: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
     return result
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -127,8 +126,7 @@ def _decoded(
 ) -> Decoded:
     # An engine of its own has limits of its own, and its log-probabilities are not used.
     completing = policy.complete if policy.decodes_itself else decode
-    packed = policy.packed() if policy.decoder is decode else nullcontext()
-    with policy.merged() as model, packed:
+    with policy.merged() as model:
         return completing(
             model, tokens, lengths, max_new_tokens=new, generator=generator, stop_token_ids=NEVER
         )

@@ -14,7 +14,7 @@ M = TypeVar("M", bound=nn.Module)
 def view_of(model: M) -> M:
     """The model again, with modules of its own that hold the very same parameters and buffers.
 
-    Whatever is done to the modules of one view (adapters, merged weights, packed layers, hooks)
+    Whatever is done to the modules of one view (adapters, merged weights, hooks)
     leaves every other view as it was. Its configuration is a copy, too.
     """
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}

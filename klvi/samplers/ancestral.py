@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,9 +12,8 @@ from transformers import PreTrainedModel
 
 from klvi.contexts import Context
 from klvi.models.batching import Batching
-from klvi.models.decoding import FASTEST, Decoded, decode
+from klvi.models.decoding import FASTEST, Decoded
 from klvi.models.memory import out_of_memory
-from klvi.models.packing import MIN_STEPS
 from klvi.models.policy import Policy
 from klvi.models.scoring import (
     Completions,
@@ -103,8 +101,7 @@ def draw(
         raise ValueError("no contexts to complete")
     parts, order = [], []
     batch_size = batch_size or len(contexts)
-    pays = policy.decoder is decode and max_new_tokens >= MIN_STEPS
-    with policy.merged() as model, policy.packed() if pays else nullcontext():
+    with policy.merged() as model:
         for start in range(0, len(contexts), batch_size):
             batch = contexts[start : start + batch_size]
             prompt_tokens, prompt_lengths = policy.prior.encode(batch)

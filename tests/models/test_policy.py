@@ -67,7 +67,7 @@ def test_policies_on_one_prior_give_in_turn_what_each_gives_alone(
     other = disturb(Policy(policy.prior, LoraSection(r=4, targets=["lm_head", "c_attn"]), seed=1))
     second = enumeration.log_probs(other).detach()
     assert not torch.allclose(alone, second, atol=0.1)
-    with policy.merged(), other.merged(), policy.packed():
+    with policy.merged(), other.merged():
         for one, expected in ((prior, before), (policy, alone), (other, second)):
             assert torch.equal(enumeration.log_probs(one), expected)
     enumeration.log_probs(policy).mean().backward()

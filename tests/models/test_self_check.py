@@ -281,27 +281,3 @@ def test_positions_that_are_scaled_by_length_are_refused_from_that_length_on() -
     assert check(policy, 48) == FASTEST
     with pytest.raises(UserError, match=r"lower rollout\.max_new_tokens"):
         check(policy, 100)
-
-
-def test_wrongly_packed_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    policy = small_policy("gpt2")
-    monkeypatch.setattr(
-        policy_module,
-        "packable",
-        lambda modules: [
-            module for module in modules if module is policy._merged_view.get_output_embeddings()
-        ],
-    )
-    monkeypatch.setattr(policy_module, "pack", lambda layer: layer.weight)
-    head = policy._merged_view.get_output_embeddings()
-
-    @contextmanager
-    def stale(weights: dict[Any, Tensor]) -> Iterator[None]:
-        right = head.forward
-        head.forward = lambda x: torch.nn.functional.linear(x, weights[head] * 1.1)
-        yield
-        head.forward = right
-
-    monkeypatch.setattr(policy_module, "computing_with", stale)
-    with pytest.raises(UserError, match="decoding the policy"):
-        check(policy)
