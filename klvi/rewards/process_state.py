@@ -215,14 +215,16 @@ class Lent:
             self._streams = _seeded_streams(self._update)
         _set_streams(self._streams)
         seed = torch.initial_seed()
+        process = os.getpid()
         try:
             yield
         finally:
-            if torch.initial_seed() != seed:
-                self.changed(TORCH_SEED)
-            self._take_back(outside)
-            self._streams = [get() for get, _ in RANDOM_STREAMS]
-            _set_streams(streams)
+            if os.getpid() == process:  # of a child that the file forks nothing is klvi's
+                if torch.initial_seed() != seed:
+                    self.changed(TORCH_SEED)
+                self._take_back(outside)
+                self._streams = [get() for get, _ in RANDOM_STREAMS]
+                _set_streams(streams)
 
     def _take_back(self, outside: list[Any]) -> None:
         for index, (setting, before) in enumerate(zip(SETTINGS, outside, strict=True)):
