@@ -18,12 +18,12 @@ from klvi import interruption
 from klvi.config.check import Checked, check
 from klvi.config.command_line import CommandLine, parse
 from klvi.config.compose import CONF_DIRECTORY, SCHEMAS, VERSION_BASE, one_line
-from klvi.config.keys import suggestion
 from klvi.config.overrides import with_free_keys
-from klvi.config.quoting import override
 from klvi.errors import RunError, UserError
 from klvi.files import naming, reason_of
 from klvi.job import FAILED, Job
+from klvi.quoting import override
+from klvi.spelling import suggestion
 from klvi.terminal import (
     output_problem,
     put,

@@ -18,9 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel
 
 from klvi import interruption
+from klvi.commands.context import Context
 from klvi.config.compose import to_config
-from klvi.config.context import Context
-from klvi.config.schema import LOCATIONS
 from klvi.errors import RunError, UserError
 from klvi.files import (
     LEFTOVER,
@@ -34,6 +33,7 @@ from klvi.files import (
 )
 from klvi.runs.folder import LOCK_FILES, holds_nothing
 from klvi.runs.lock import LostLockError, read_owner
+from klvi.schema import LOCATIONS
 from klvi.terminal import report, report_exception, safe_streams, tell
 
 FAILED = 1

@@ -22,13 +22,13 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from klvi.config.schema import LoraSection, ModelConfig
 from klvi.contexts import contexts_of
 from klvi.errors import UserError
-from klvi.models.loading import quiet_transformers
-from klvi.models.policy import Policy
-from klvi.models.prior import load_prior
-from klvi.models.self_check import check_policy
+from klvi.policy.loading import quiet_transformers
+from klvi.policy.policy import Policy
+from klvi.policy.prior import load_prior
+from klvi.policy.schema import LoraSection, ModelConfig
+from klvi.policy.self_check import check_policy
 from klvi.samplers.ancestral import Ancestral
 from klvi.samples import Samples
 from scripts.small_models import save, save_adapter, small_model

@@ -20,18 +20,18 @@ import torch
 from torch import Tensor
 
 from klvi.config.compose import composer, to_config
-from klvi.config.groups import PRIOR_SAMPLES
-from klvi.config.schema import TrainConfig
+from klvi.evaluation.enumeration import ExactEvaluator
+from klvi.evaluation.plan import PRIOR_SAMPLES
 from klvi.metrics import text
 from klvi.metrics.evaluate import evaluate
 from klvi.metrics.intervals import Estimate
 from klvi.metrics.measurement import Measurement
+from klvi.runs.run import assemble_evaluator, assemble_loop
+from klvi.runs.schema import TrainConfig
 from klvi.samplers.ancestral import rescore
 from klvi.samples import Samples
 from klvi.targets.base import Target
-from klvi.training.enumeration import ExactEvaluator
 from klvi.training.loop import Loop
-from klvi.training.run import assemble_evaluator, assemble_loop
 from klvi.verification.estimates import holds
 
 UPDATES = (0, 8, 80, 400)

@@ -18,9 +18,9 @@ from transformers import (
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from klvi.config.schema import LoraSection
-from klvi.models.adapters import adapt, adapter_config
-from klvi.models.loading import quiet_transformers
+from klvi.policy.adapters import adapt, adapter_config
+from klvi.policy.loading import quiet_transformers
+from klvi.policy.schema import LoraSection
 
 VOCABULARY = 96
 # What configurations call their sizes; a model takes those that its own configuration has.

@@ -15,10 +15,10 @@ import pytest
 import torch
 from support import LENGTH, LETTERS, Enumeration
 
-from klvi.config.schema import EnumerableModelConfig, LoraSection
-from klvi.models.policy import Policy
-from klvi.models.prior import load_prior
-from klvi.models.scoring import Completions
+from klvi.engine.scoring import Completions
+from klvi.policy.policy import Policy
+from klvi.policy.prior import load_prior
+from klvi.policy.schema import EnumerableModelConfig, LoraSection
 
 
 @pytest.fixture

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from transformers import MistralConfig
 
-from klvi.config.schema import TrainConfig
 from klvi.contexts import Context, contexts_of
+from klvi.engine.scoring import Completions, next_tokens
 from klvi.files import digest
-from klvi.models.policy import Policy
-from klvi.models.scoring import Completions, next_tokens
+from klvi.policy.policy import Policy
+from klvi.runs.schema import TrainConfig
 from klvi.runs.trust import signature
 from klvi.samplers.ancestral import Ancestral
 from klvi.samples import Samples

@@ -17,10 +17,10 @@ from support import train_config
 
 from klvi import interruption, job
 from klvi.commands import train
-from klvi.config.context import Context
+from klvi.commands.context import Context
 from klvi.errors import RunError, UserError, described
 from klvi.job import mark_failed
-from klvi.models.policy import Policy
+from klvi.policy.policy import Policy
 from klvi.runs.lock import LOCK, OWNER, FolderLock
 from klvi.tracking.console import ConsoleTracker
 from klvi.tracking.jsonl import JsonLines
@@ -208,8 +208,8 @@ def test_a_lost_lock_is_one_line_and_nothing_more_is_written(
     if update == 1:
         at_update(1, lose)
     else:
-        monkeypatch.setattr("klvi.training.run.Run._save_adapter", lambda self: lose())
-    monkeypatch.setattr("klvi.tracking.Output.stop", lambda self: stopped.append(True))
+        monkeypatch.setattr("klvi.runs.run.Run._save_adapter", lambda self: lose())
+    monkeypatch.setattr("klvi.tracking.output.Output.stop", lambda self: stopped.append(True))
     code, lines = run()
     assert code == 1
     (line,) = lines

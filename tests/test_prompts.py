@@ -12,10 +12,11 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from klvi.config.schema import FilePrompts, NoPrompts
 from klvi.contexts import Context
 from klvi.errors import UserError
-from klvi.prompts import files, load_contexts
+from klvi.prompts import files
+from klvi.prompts.contexts import load_contexts
+from klvi.prompts.schema import FilePrompts, NoPrompts
 
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
 

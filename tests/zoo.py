@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from klvi.config.schema import LoraSection
 from klvi.contexts import contexts_of
-from klvi.models.policy import Policy
-from klvi.models.prior import Prior, with_kernels
+from klvi.policy.policy import Policy
+from klvi.policy.prior import Prior, with_kernels
+from klvi.policy.schema import LoraSection
 from scripts.small_models import small_model, small_tokenizer
 
 # The shortest and the longest are 1 and 6 tokens with the start token.

@@ -10,12 +10,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from klvi.config.context import Context
-from klvi.config.schema import EnvConfig
+from klvi.commands.context import Context
+from klvi.commands.schema import EnvConfig
 from klvi.terminal import put
 
 if TYPE_CHECKING:
-    from klvi.models.self_check import Agreement
+    from klvi.policy.self_check import Agreement
 
 PACKAGES = (
     *("klvi", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "hydra-core"),
@@ -58,13 +58,13 @@ def _facts() -> Iterator[tuple[str, str]]:
 
 
 def _model_lines(config: EnvConfig) -> Iterator[str]:
-    from klvi.models.loading import quiet_transformers
-    from klvi.models.policy import Policy
-    from klvi.models.prior import load_prior
-    from klvi.models.self_check import check_policy, layer_kinds
-    from klvi.prompts import load_contexts
-    from klvi.training.devices import choose_device, use_device
-    from klvi.training.run import prompted
+    from klvi.engine.devices import choose_device, use_device
+    from klvi.policy.loading import quiet_transformers
+    from klvi.policy.policy import Policy
+    from klvi.policy.prior import load_prior
+    from klvi.policy.self_check import check_policy, layer_kinds
+    from klvi.prompts.contexts import load_contexts
+    from klvi.runs.run import prompted
 
     device = choose_device(config.device)
     use_device(device)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from klvi.config.context import Context
-from klvi.config.schema import EvalConfig
+from klvi.commands.context import Context
 from klvi.errors import UserError
 from klvi.files import naming, new_file_problem, write_whole
+from klvi.runs.schema import EvalConfig
 
 EVAL_FILE = "eval.json"
 
@@ -23,12 +23,13 @@ def run(config: EvalConfig, context: Context) -> int:
 
     from rich.text import Text
 
-    from klvi.models.memory import out_of_memory
-    from klvi.tracking import Output, measurement_table, warning
+    from klvi.engine.memory import out_of_memory
+    from klvi.runs.defaults import choices_line
+    from klvi.runs.load import load_policy
+    from klvi.runs.run import versions
     from klvi.tracking.jsonl import to_json
-    from klvi.training.defaults import choices_line
-    from klvi.training.load import load_policy
-    from klvi.training.run import versions
+    from klvi.tracking.output import Output, warning
+    from klvi.tracking.tables import measurement_table
 
     evaluator, source = load_policy(config)
     output = Output()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from klvi.config.context import Context
-from klvi.config.schema import ExportConfig
+from klvi.commands.context import Context
+from klvi.commands.schema import ExportConfig
 from klvi.errors import UserError
 from klvi.files import new_folder_problem, room_problem, whole_folder
 from klvi.terminal import put
@@ -19,10 +19,10 @@ def run(config: ExportConfig, context: Context) -> int:
     if problem:
         raise UserError(f"out={out}: {problem}")
 
-    from klvi.models.loading import check_finite, quiet_transformers
-    from klvi.models.policy import Policy
-    from klvi.models.prior import load_prior
-    from klvi.training.load import find_adapter
+    from klvi.policy.loading import check_finite, quiet_transformers
+    from klvi.policy.policy import Policy
+    from klvi.policy.prior import load_prior
+    from klvi.runs.load import find_adapter
 
     prior = load_prior(config.model)
     # Without buffers, and weights that two layers share once.

@@ -8,15 +8,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from klvi.config.context import Context
-from klvi.config.quoting import shell_word, typed
-from klvi.config.schema import PretrainConfig
+from klvi.commands.context import Context
 from klvi.errors import UserError
 from klvi.files import disk_problem, new_folder_problem, whole_folder
+from klvi.pretraining.schema import PretrainConfig
+from klvi.quoting import shell_word, typed
 from klvi.terminal import printable
 
 if TYPE_CHECKING:
-    from klvi.training.pretraining import PretrainingReport
+    from klvi.pretraining.fit import PretrainingReport
 
 END_OF_TEXT = "<|endoftext|>"
 MIN_TEXTS = 100
@@ -35,12 +35,12 @@ def run(config: PretrainConfig, context: Context) -> int:
 
     import torch
 
-    from klvi.models.embedded.stories import EVENTS, stories
-    from klvi.models.loading import quiet_transformers
+    from klvi.policy.loading import quiet_transformers
+    from klvi.pretraining.fit import pretrain
+    from klvi.pretraining.quality import measure
+    from klvi.pretraining.stories import EVENTS, stories
     from klvi.tracking.output import Output
     from klvi.tracking.pretraining import PretrainingProgress, prior_card, quality_table
-    from klvi.training.pretraining import pretrain
-    from klvi.training.prior_quality import measure
 
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -111,7 +111,7 @@ def _texts(config: PretrainConfig) -> tuple[Sequence[str], Sequence[str]]:
     """Texts to train on, and texts held out."""
     rng = random.Random(config.seed)
     if config.corpus is None:
-        from klvi.models.embedded.stories import stories
+        from klvi.pretraining.stories import stories
 
         held_out = min(MAX_HELD_OUT, config.stories // HELD_OUT_PART)
         texts = [stories().sample(rng) for _ in range(config.stories + held_out)]
@@ -131,7 +131,7 @@ def _origin(config: PretrainConfig, report: PretrainingReport) -> str:
     if config.corpus is None:
         texts = (
             "stories of people who travel, drawn from klvi's own probabilistic grammar "
-            "(`klvi/models/embedded/stories.py`), whose entropy and rates are known exactly"
+            "(`klvi/pretraining/stories.py`), whose entropy and rates are known exactly"
         )
     else:
         texts = f"texts of `{Path(config.corpus).name}`, one per line"

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from klvi import __version__ as VERSION
-from klvi.config.context import Context
+from klvi.commands.context import Context
+from klvi.commands.schema import ResumeConfig
 from klvi.config.run_folder import is_finished, run_config, updates_saved
-from klvi.config.schema import ResumeConfig, TrainConfig
 from klvi.errors import UserError
 from klvi.runs.folder import claimed
 from klvi.runs.manifest import changes
+from klvi.runs.schema import TrainConfig
 from klvi.terminal import put, tell
 
 
@@ -33,7 +34,7 @@ def run(config: ResumeConfig, context: Context) -> int:
         accepted = _changes(directory, stored, accept=config.changed)
         _check_updates(directory, wanted, finished)
 
-        from klvi.training.run import Run
+        from klvi.runs.run import Run
 
         longer = stored.model_copy(update={"updates": wanted})
         Run(longer, directory, lock=lock, accepted=accepted).train()

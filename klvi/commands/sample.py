@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from klvi.config.context import Context
-from klvi.config.schema import SampleConfig
+from klvi.commands.context import Context
 from klvi.errors import UserError
 from klvi.files import naming, new_file_problem, write_whole
+from klvi.runs.schema import SampleConfig
 
 
 def run(config: SampleConfig, context: Context) -> int:
@@ -18,10 +18,11 @@ def run(config: SampleConfig, context: Context) -> int:
 
     from rich.text import Text
 
-    from klvi.tracking import Output, sample_table, warning
+    from klvi.runs.load import load_policy
     from klvi.tracking.base import sample_rows
     from klvi.tracking.jsonl import to_json
-    from klvi.training.load import load_policy
+    from klvi.tracking.output import Output, warning
+    from klvi.tracking.tables import sample_table
 
     evaluator, source = load_policy(config)
     samples = evaluator.draw(config.n, config.seed, 0)

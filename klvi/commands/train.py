@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from klvi import __version__ as VERSION
-from klvi.config.context import Context
-from klvi.config.defaults import same_run
-from klvi.config.quoting import command
+from klvi.commands.context import Context
 from klvi.config.run_folder import is_finished, run_config
-from klvi.config.schema import TrainConfig
 from klvi.errors import UserError
+from klvi.quoting import command
+from klvi.runs.choices import same_run
 from klvi.runs.folder import claimed
 from klvi.runs.manifest import changes
+from klvi.runs.schema import TrainConfig
 from klvi.terminal import tell
 
 
@@ -22,7 +22,7 @@ def run(config: TrainConfig, context: Context) -> int:
     with claimed(context.directory, "hydra.run.dir", tell) as lock:
         _check_folder(config, context.directory)
 
-        from klvi.training.run import Run
+        from klvi.runs.run import Run
 
         Run(config, context.directory, lock=lock).train()
     return 0

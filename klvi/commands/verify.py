@@ -7,16 +7,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from klvi.config.context import Context
-from klvi.config.schema import VerifyConfig
+from klvi.commands.context import Context
 from klvi.errors import UserError
 from klvi.files import new_folder_problem
 from klvi.runs.folder import claimed
 from klvi.terminal import tell
+from klvi.verification.schema import VerifyConfig
 
 if TYPE_CHECKING:
-    from klvi.tracking import Output
-    from klvi.verification import Claim, Trained
+    from klvi.tracking.output import Output
+    from klvi.verification.claim import Claim
+    from klvi.verification.training import Trained
 
 PLOT, LOG = "convergence.png", "verify.log"
 
@@ -32,8 +33,8 @@ def run(config: VerifyConfig, context: Context) -> int:
 
 
 def _verify(config: VerifyConfig, out: Path) -> int:
-    from klvi.tracking import Output
-    from klvi.verification import claim_tables
+    from klvi.tracking.output import Output
+    from klvi.verification.claim import claim_tables
 
     started = time.perf_counter()
     output = Output()
@@ -51,7 +52,7 @@ def _verify(config: VerifyConfig, out: Path) -> int:
 
 
 def _train(config: VerifyConfig, out: Path, output: Output) -> dict[str, Trained]:
-    from klvi.verification import OBJECTIVES, train
+    from klvi.verification.training import OBJECTIVES, train
 
     trained = {}
     for objective in OBJECTIVES:
@@ -63,22 +64,26 @@ def _train(config: VerifyConfig, out: Path, output: Output) -> dict[str, Trained
 
 
 def _claims(config: VerifyConfig, trained: Mapping[str, Trained]) -> Iterator[Claim]:
-    from klvi import verification
+    from klvi.verification.controls import negative_controls
+    from klvi.verification.dissociation import double_dissociation
+    from klvi.verification.estimates import calibrations, estimators
+    from klvi.verification.identities import identities
+    from klvi.verification.space import Space
+    from klvi.verification.training import standstill
 
     records = {name: run.records for name, run in trained.items()}
     policies = {name: run.log_policy for name, run in trained.items()}
-    space = verification.Space.of(trained["kl"].enumeration)
-    yield from verification.double_dissociation(records)
+    space = Space.of(trained["kl"].enumeration)
+    yield from double_dissociation(records)
     evaluators = [trained[name].evaluator for name in ("kl", "gdc")]
-    calibrations = list(verification.calibrations(evaluators, config.repetitions))
-    yield from verification.estimators(calibrations)
-    yield verification.standstill(config)
-    yield from verification.identities(space, policies)
-    yield from verification.negative_controls(space)
+    yield from estimators(list(calibrations(evaluators, config.repetitions)))
+    yield standstill(config)
+    yield from identities(space, policies)
+    yield from negative_controls(space)
 
 
 def _plot(config: VerifyConfig, trained: Mapping[str, Trained], file: Path) -> None:
-    from klvi.reports import Curve, plot_convergence
+    from klvi.reports.convergence import Curve, plot_convergence
 
     curves = {
         name: Curve(

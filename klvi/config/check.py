@@ -16,9 +16,9 @@ from klvi.config.combination import Combination
 from klvi.config.command_line import CommandLine
 from klvi.config.compose import COMPOSITION_ERRORS, OF_A_RUN, SCHEMAS, Composer, composer, one_line
 from klvi.config.overrides import Sweep, parse_overrides, sweep_of, with_free_keys
-from klvi.config.quoting import resolved
 from klvi.config.run_folder import store_primary
 from klvi.errors import UserError
+from klvi.quoting import resolved
 from klvi.runs.folder import folder_problem, sweep_problem
 
 MAX_JOBS = 100

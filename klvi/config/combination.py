@@ -20,13 +20,13 @@ from klvi.config.compose import (
     problems_of,
 )
 from klvi.config.key_check import KeyCheck
-from klvi.config.keys import suggestion
 from klvi.config.overrides import needs_multirun
 from klvi.config.run_folder import kept_of_run
 from klvi.config.trust_check import untrusted
 from klvi.config.validation import spelled
 from klvi.errors import UserError
 from klvi.runs.trust import changed_code
+from klvi.spelling import suggestion
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
 
-from klvi.config.keys import suggestion
 from klvi.errors import UserError
+from klvi.spelling import suggestion
 
 DRY_RUN = "--dry-run"
 

@@ -25,24 +25,27 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel
 
-from klvi.config import schema
-from klvi.config.defaults import name_of_path
+from klvi.commands.schema import EnvConfig, ExportConfig, ResumeConfig
 from klvi.config.rules import broken_rules, flat
 from klvi.config.validation import spelled, validate
 from klvi.errors import UserError
+from klvi.policy.schema import name_of_path
+from klvi.pretraining.schema import PretrainConfig
+from klvi.runs.schema import EvalConfig, SampleConfig, TrainConfig
+from klvi.verification.schema import VerifyConfig
 
 VERSION_BASE = "1.3"
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
 CONF_DIRECTORY = Path(str(importlib.resources.files("klvi.conf"))).resolve()
 SCHEMAS: dict[str, type[BaseModel]] = {
-    "train": schema.TrainConfig,
-    "eval": schema.EvalConfig,
-    "sample": schema.SampleConfig,
-    "resume": schema.ResumeConfig,
-    "export": schema.ExportConfig,
-    "pretrain": schema.PretrainConfig,
-    "verify": schema.VerifyConfig,
-    "env": schema.EnvConfig,
+    "train": TrainConfig,
+    "eval": EvalConfig,
+    "sample": SampleConfig,
+    "resume": ResumeConfig,
+    "export": ExportConfig,
+    "pretrain": PretrainConfig,
+    "verify": VerifyConfig,
+    "env": EnvConfig,
 }
 # Commands that take a run's policy, or a prior alone.
 OF_A_RUN = ("eval", "sample", "export")
@@ -191,5 +194,5 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 
 def relevant(command: str, raw: Mapping[str, Any]) -> dict[str, Any]:
     """Without what a model's YAML sets for training, where the command trains nothing."""
-    others = set(schema.TrainConfig.model_fields) - set(SCHEMAS[command].model_fields)
+    others = set(TrainConfig.model_fields) - set(SCHEMAS[command].model_fields)
     return {key: value for key, value in raw.items() if key not in others}

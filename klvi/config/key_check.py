@@ -11,8 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel
 
 from klvi.config.compose import COMPOSITION_ERRORS, OF_A_RUN, SCHEMAS, Composer
-from klvi.config.keys import is_key, keys, names_of, sections_of, suggestion
+from klvi.config.keys import is_key, keys, names_of, sections_of
 from klvi.config.validation import spelled, unknown_key
+from klvi.spelling import suggestion
 
 
 @dataclass(frozen=True)

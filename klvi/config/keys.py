@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -11,7 +10,7 @@ import annotated_types
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from klvi.config.schema import InWords
+from klvi.schema import InWords
 
 Raw = Mapping[str, Any]
 
@@ -171,18 +170,3 @@ def _is_union(annotation: Any) -> bool:
 
 def _is_field(item: object) -> bool:
     return isinstance(item, FieldInfo)
-
-
-def suggestion(wrong: str, known: Iterable[str]) -> str:
-    """ "; did you mean NEAR?" for the nearest spelling of `known`, or "" without one.
-
-    A key is also found by its last part: `lr` is near `optim.lr`.
-    """
-    candidates = list(dict.fromkeys(known))
-    last = wrong.rpartition(".")[2]
-    by_end = {key.rpartition(".")[2]: key for key in reversed(candidates)}
-    near = difflib.get_close_matches(wrong, candidates, n=1, cutoff=0.75)
-    same_end = [by_end[last]] if last in by_end else []
-    near_end = [by_end[end] for end in difflib.get_close_matches(last, by_end, n=1, cutoff=0.75)]
-    best = next(iter(near + same_end + near_end), None)
-    return f"; did you mean {best}?" if best else ""

@@ -7,14 +7,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from klvi.config.groups import SAMPLES, SAMPLES_PER_PROMPT
 from klvi.config.reward_rules import Values, broken_reward_rules, missing_folder
 from klvi.config.validation import spelled
-
-# What the release of vLLM that goes with klvi's own torch pins.
-VLLM_NEEDS = "vLLM 0.33 needs torch 2.13.0, transformers below 5.20 and Python 3.11 or later"
-# Of an enumerable prior all are listed; more would take longer than what is measured.
-MAX_SEQUENCES, MAX_LENGTH = 250_000, 24
+from klvi.engine.schema import VLLM_NEEDS
+from klvi.evaluation.plan import SAMPLES, SAMPLES_PER_PROMPT
+from klvi.evaluation.schema import MAX_LENGTH, MAX_SEQUENCES
 
 # What a chat template is given with the messages, and how it is run.
 CHAT_OF_KLVI = {

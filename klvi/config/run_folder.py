@@ -12,11 +12,11 @@ from omegaconf import OmegaConf
 
 from klvi.config.compose import CONF_DIRECTORY, SCHEMAS
 from klvi.config.rules import run_folder_problem
-from klvi.config.schema import TrainConfig
 from klvi.config.validation import validate
 from klvi.errors import UserError
-from klvi.files import disk_problem, foreign_entry, names_in, naming
-from klvi.runs.stored import escaped, read_config, read_json
+from klvi.files import disk_problem, foreign_entry, names_in, naming, read_json
+from klvi.runs.schema import TrainConfig
+from klvi.runs.stored import escaped, read_config
 
 
 def store_primary(command: str, run: str, chosen: Set[str]) -> str:

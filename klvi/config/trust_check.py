@@ -11,7 +11,7 @@ from typing import Any
 from hydra.core.override_parser.types import Override
 
 from klvi.config.validation import spelled
-from klvi.runs.code import code_of
+from klvi.rewards.code import code_of
 from klvi.runs.trust import changed_code
 
 Keys = tuple[str, ...]

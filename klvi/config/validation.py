@@ -8,17 +8,9 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from klvi.config.bounds import OUT_OF_BOUNDS
-from klvi.config.keys import (
-    Raw,
-    described,
-    keys,
-    named_sections,
-    names_of,
-    section_of,
-    sections_of,
-    suggestion,
-)
+from klvi.bounds import OUT_OF_BOUNDS
+from klvi.config.keys import Raw, described, keys, named_sections, names_of, section_of, sections_of
+from klvi.spelling import suggestion
 
 C = TypeVar("C", bound=BaseModel)
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from klvi.config.schema import GDCObjective
 from klvi.objectives.base import Objective, Prediction, Signals, Statistics, Totals
+from klvi.objectives.schema import GDCObjective
 from klvi.samples import ROUNDINGS, Samples
 from klvi.targets.base import Target
 

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from klvi.config.schema import PPOSection
 from klvi.errors import UserError
 from klvi.objectives.base import Objective, Prediction, Signals, Statistics, Totals
+from klvi.objectives.schema import PPOSection
 from klvi.samples import ROUNDINGS, Samples
 from klvi.targets.base import Target
 

@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-from klvi.config import schema
 from klvi.contexts import Context
 from klvi.errors import UserError
+from klvi.prompts import schema
 from klvi.prompts.files import read_records
 from klvi.prompts.records import Record
 

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from klvi.config.schema import FilePrompts
 from klvi.errors import UserError
 from klvi.files import MAX_BYTES, read_bytes
 from klvi.prompts.csv_file import has_column, looks_like_csv, read_csv
 from klvi.prompts.json_file import looks_like_json, read_json
 from klvi.prompts.records import Record
+from klvi.prompts.schema import FilePrompts
 
 GZIP, PARQUET = b"\x1f\x8b", b"PAR1"
 LFS_POINTER = "version https://git-lfs.github.com"

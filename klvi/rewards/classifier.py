@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from klvi.config import schema
 from klvi.contexts import Context
 from klvi.errors import UserError
+from klvi.rewards import schema
 from klvi.rewards.classifier_loading import Source
 from klvi.rewards.head import Head
 from klvi.rewards.scoring import RewardError

@@ -13,10 +13,10 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import find_adapter_config_file
 
-from klvi.config.schema import ClassifierReward
 from klvi.errors import UserError
-from klvi.models.files import file_problems
-from klvi.models.loading import infinite_weight, listed, quiet_transformers
+from klvi.policy.files import file_problems
+from klvi.policy.loading import infinite_weight, listed, quiet_transformers
+from klvi.rewards.schema import ClassifierReward
 
 SEQUENCE_CLASSIFICATION = "SEQ_CLS"
 HEADS = ("score", "classifier")  # peft saves these beside the adapter of a classifier

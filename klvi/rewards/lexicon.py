@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from klvi.config import schema
 from klvi.contexts import Context
 from klvi.errors import UserError
+from klvi.rewards import schema
 
 # All mild swearing of the embedded grammar, and little more.
 MILD_SWEARING = ("bloody", "bugger", "crap", "dammit", "damn", "damned", "darn", "hell")

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from klvi import interruption
-from klvi.config import schema
 from klvi.contexts import Context
 from klvi.errors import RunError, UserError
+from klvi.rewards import schema
 from klvi.rewards.base import Scores
 from klvi.rewards.signature import Signature
 from klvi.rewards.user_file import CommandLineError, UserFile, warn_once

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from klvi import interruption
 from klvi.contexts import Context
+from klvi.engine.memory import is_out_of_memory, ran_out
 from klvi.errors import RunError, UserError
-from klvi.models.memory import is_out_of_memory, ran_out
 from klvi.rewards.base import Reward
 from klvi.rewards.process_state import UPDATE
 from klvi.samples import Samples

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from inspect import Parameter
 from typing import Any
 
-from klvi.config.keys import suggestion
 from klvi.errors import UserError
+from klvi.spelling import suggestion
 
 TEXTS, PROMPTS = ("texts", "completions"), "prompts"
 POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)

@@ -19,8 +19,8 @@ from types import ModuleType
 from typing import Any, NoReturn, Protocol
 
 from klvi import interruption
+from klvi.rewards.code import imported
 from klvi.rewards.process_state import Lent
-from klvi.runs.code import imported
 from klvi.terminal import tell
 
 READS_ARGUMENTS = "reads the command line (sys.argv), which is klvi's: it sees no arguments"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from klvi.errors import UserError
 from klvi.files import (
+    CONFIG,
     LEFTOVER,
     foreign_entry,
     kind_of,
@@ -16,7 +17,6 @@ from klvi.files import (
     remove_leftovers,
 )
 from klvi.runs.lock import LOCK, OWNER, FolderLock, locked
-from klvi.runs.stored import CONFIG
 
 SWEEP = "multirun.yaml"
 LOCK_FILES = {LOCK, OWNER}

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from klvi.errors import described
-from klvi.files import digest, kind_of, naming, read_text, write_whole
-from klvi.runs.code import code_files
+from klvi.files import CONFIG, MANIFEST, digest, kind_of, naming, read_json, read_text, write_whole
+from klvi.rewards.code import code_files
 from klvi.runs.source import checkout
-from klvi.runs.stored import CONFIG, MANIFEST, read_json
 from klvi.runs.trust import signature
 
 END = 1 << 16  # bytes at either end of a file in a folder that are looked at

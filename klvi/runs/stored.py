@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,12 +9,9 @@ from typing import Any
 
 import yaml
 
-from klvi.files import kind_of, read_text, write_whole
+from klvi.files import CONFIG, MANIFEST, kind_of, read_text, write_whole
 
-CONFIG = "config.yaml"
-MANIFEST = "manifest.json"
 MAX_CONFIG_BYTES = 1 << 20  # bytes
-MAX_JSON_BYTES = 1 << 24
 DEEPEST = 50
 END = "\n..."  # YAML's end of a document: what lacks it was cut short
 YAML_TAG = "tag:yaml.org,2002:"
@@ -114,18 +110,3 @@ def escaped(value: Any) -> Any:
     if isinstance(value, str):
         return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", value)
     return value
-
-
-def read_json(file: Path, largest: int = MAX_JSON_BYTES) -> dict[str, Any]:
-    """The object in a JSON file of a run's folder.
-
-    Raises OSError for anything but a regular file of at most `largest` bytes, and ValueError for
-    anything but one object in it.
-    """
-    try:
-        content = json.loads(read_text(file, largest))
-    except RecursionError as error:
-        raise ValueError("is nested too deeply") from error
-    if not isinstance(content, dict):
-        raise ValueError("is not a JSON object")
-    return content

@@ -24,9 +24,18 @@ from typing import TypeGuard
 import platformdirs
 from filelock import FileLock
 
-from klvi.files import TEMPORARY, digest, disk_problem, open_regular, read_text
-from klvi.runs.code import code_files
-from klvi.runs.stored import CONFIG, MANIFEST, MAX_CONFIG_BYTES, read_config, read_json
+from klvi.files import (
+    CONFIG,
+    MANIFEST,
+    TEMPORARY,
+    digest,
+    disk_problem,
+    open_regular,
+    read_json,
+    read_text,
+)
+from klvi.rewards.code import code_files
+from klvi.runs.stored import MAX_CONFIG_BYTES, read_config
 from klvi.terminal import tell
 
 SECRET, LOCK = "secret", "secret.lock"

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from klvi.contexts import Context
-from klvi.models.policy import Policy
+from klvi.policy.policy import Policy
+from klvi.randomness import Randomness
 from klvi.samplers.ancestral import Ancestral
 from klvi.samplers.base import Sampler
-from klvi.samplers.randomness import Randomness
 from klvi.samples import Draw
 from klvi.targets.base import Target
 

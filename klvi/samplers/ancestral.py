@@ -11,11 +11,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from klvi.contexts import Context
-from klvi.models.batching import Batching
-from klvi.models.decoding import FASTEST, Decoded
-from klvi.models.memory import out_of_memory
-from klvi.models.policy import Policy
-from klvi.models.scoring import (
+from klvi.engine.batching import Batching
+from klvi.engine.decoding import FASTEST, Decoded
+from klvi.engine.memory import out_of_memory
+from klvi.engine.scoring import (
     Completions,
     NextTokens,
     next_tokens,
@@ -24,9 +23,10 @@ from klvi.models.scoring import (
     token_entropy,
     token_kl,
 )
+from klvi.policy.policy import Policy
+from klvi.randomness import Randomness
 from klvi.rewards.scoring import scored
 from klvi.samplers.base import Sampler
-from klvi.samplers.randomness import Randomness
 from klvi.samples import Cost, Draw, Samples
 from klvi.targets.base import Target
 from klvi.timing import timed

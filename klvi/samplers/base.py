@@ -8,8 +8,8 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from klvi.contexts import Context
-from klvi.models.policy import Policy
-from klvi.samplers.randomness import Randomness
+from klvi.policy.policy import Policy
+from klvi.randomness import Randomness
 from klvi.samples import Draw
 from klvi.targets.base import Target
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from klvi.contexts import Context
-from klvi.models.policy import Policy
+from klvi.policy.policy import Policy
+from klvi.randomness import Randomness
 from klvi.rewards.scoring import scored
 from klvi.samplers.ancestral import Ancestral, log_policy_of
 from klvi.samplers.base import Sampler
-from klvi.samplers.randomness import Randomness
 from klvi.samples import Cost, Draw, Samples
 from klvi.targets.base import Target
 from klvi.timing import timed

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from rich.text import Text
 
-from klvi.config.quoting import command
-from klvi.config.schema import TrainConfig
 from klvi.metrics.catalogue import METRICS
 from klvi.metrics.measurement import Metric, Unavailable
+from klvi.quoting import command
+from klvi.runs.schema import TrainConfig
 from klvi.samples import Samples
 from klvi.tracking.base import FINISHED, Record
 from klvi.tracking.output import Output

@@ -13,8 +13,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from klvi.files import read_json
 from klvi.metrics.catalogue import METRICS
-from klvi.runs.stored import read_json
 from klvi.terminal import printable
 from klvi.tracking.base import FINISHED
 from klvi.tracking.output import Output

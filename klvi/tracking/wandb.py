@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from klvi.config.schema import TrainConfig, WandbTracking
 from klvi.files import kind_of, naming, read_bytes, write_whole
 from klvi.metrics.measurement import Metric
+from klvi.runs.schema import TrainConfig
 from klvi.samples import Samples
 from klvi.tracking.base import FINISHED, Record, sample_rows
 from klvi.tracking.output import Output
+from klvi.tracking.schema import WandbTracking
 
 TABLE_ROWS = 64
 MAX_ID = 1 << 10

@@ -16,10 +16,17 @@ from typing import Any
 import torch
 
 from klvi.errors import UserError, described
-from klvi.files import disk_problem, kind_of, names_in, read_bytes, room_problem, whole_folder
-from klvi.models.fingerprint import OtherPriorError
-from klvi.runs.checksums import MAX_BYTES, damage, write_checksums
-from klvi.runs.stored import MANIFEST
+from klvi.files import (
+    MANIFEST,
+    disk_problem,
+    kind_of,
+    names_in,
+    read_bytes,
+    room_problem,
+    whole_folder,
+)
+from klvi.files.checksums import MAX_BYTES, damage, write_checksums
+from klvi.policy.fingerprint import OtherPriorError
 from klvi.terminal import tell
 from klvi.training.loop import Loop
 

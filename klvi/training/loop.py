@@ -12,20 +12,20 @@ import torch
 from torch import Tensor
 
 from klvi import interruption
-from klvi.config.schema import TrainConfig
+from klvi.engine.memory import out_of_memory
+from klvi.engine.scoring import token_entropy
 from klvi.errors import UserError
-from klvi.models.memory import out_of_memory
-from klvi.models.policy import Policy
-from klvi.models.scoring import token_entropy
 from klvi.objectives.base import Objective, Prediction, Signals, Statistics, Totals
+from klvi.policy.policy import Policy
+from klvi.prompts.stream import PromptStream
+from klvi.randomness import Randomness, seeded_generator
+from klvi.runs.schema import TrainConfig
 from klvi.samplers.ancestral import Pass, log_policy_of, passes
 from klvi.samplers.base import Sampler
-from klvi.samplers.randomness import Randomness, seeded_generator
 from klvi.samples import Draw, Samples
 from klvi.targets.base import Target
 from klvi.timing import collecting, timed
 from klvi.training.optimisation import Optimisation
-from klvi.training.prompt_stream import PromptStream
 
 Record = dict[str, Any]
 # Samples on which a policy is checked before it is kept.

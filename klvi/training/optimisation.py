@@ -12,8 +12,8 @@ from torch.optim import AdamW, Muon, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
-from klvi.config.schema import OptimSection
-from klvi.models.policy import Policy
+from klvi.policy.policy import Policy
+from klvi.training.schema import OptimSection
 
 BETA1 = 0.9
 

@@ -12,8 +12,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from klvi.evaluation.evaluator import Evaluator
 from klvi.metrics.measurement import Measurement, Metric, Unavailable
-from klvi.training.evaluation import Evaluator
 from klvi.verification.claim import Claim
 
 SECTION = "Estimators: 95% intervals of independent evaluations"

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from klvi.evaluation.enumeration import ExactEvaluator
 from klvi.metrics.enumeration import Enumeration
 from klvi.metrics.exact import exact_metrics
 from klvi.metrics.measurement import Unavailable
 from klvi.samples import Samples
 from klvi.targets.base import Target
 from klvi.targets.posterior import Posterior
-from klvi.training.enumeration import ExactEvaluator
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,13 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from klvi.config.schema import TrainConfig, VerifyConfig
-from klvi.tracking import Output
-from klvi.training.enumeration import ExactEvaluator
-from klvi.training.evaluation import Evaluator
-from klvi.training.run import Run, assemble_evaluator, assemble_loop
+from klvi.evaluation.enumeration import ExactEvaluator
+from klvi.evaluation.evaluator import Evaluator
+from klvi.runs.run import Run, assemble_evaluator, assemble_loop
+from klvi.runs.schema import TrainConfig
+from klvi.tracking.output import Output
 from klvi.verification.claim import Claim
+from klvi.verification.schema import VerifyConfig
 
 OBJECTIVES = ("rl", "kl", "gdc")
 STILL_UPDATES = 2

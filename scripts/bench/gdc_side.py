@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from klvi.contexts import contexts_of
-from klvi.models.decoding import Decoded, decode
-from klvi.models.scoring import (
+from klvi.engine.decoding import Decoded, decode
+from klvi.engine.scoring import (
     Completions,
     next_tokens,
     pass_budget,

@@ -6,8 +6,8 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from klvi.runs.run import assemble_evaluator, assemble_loop
 from klvi.training.loop import Loop, Record
-from klvi.training.run import assemble_evaluator, assemble_loop
 from scripts.bench.measurement import Measurement, Recorder, read_bandwidth
 from scripts.bench.workload import Workload
 
@@ -36,7 +36,7 @@ def train(loop: Loop) -> None:
     if loop.config.objective.name == "gdc":
         loop.run()
         return
-    from klvi.training.ppo import SharedTrunkPPOTrainer
+    from klvi.training.trl.ppo import SharedTrunkPPOTrainer
 
     with tempfile.TemporaryDirectory() as folder:
         SharedTrunkPPOTrainer(loop, Path(folder)).train()
@@ -45,7 +45,7 @@ def train(loop: Loop) -> None:
 def measure(workload: Workload) -> Measurement:
     """The workload's updates."""
     if workload.objective == "kl":
-        import klvi.training.ppo  # noqa: F401 (TRL is one of the bare imports)
+        import klvi.training.trl.ppo  # noqa: F401 (TRL is one of the bare imports)
     recorder = Recorder(workload.device, workload.warmup)
     loop = assemble(workload)
     seconds = 0.0

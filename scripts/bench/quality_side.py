@@ -19,14 +19,15 @@ import torch
 from transformers import GPT2ForSequenceClassification, PreTrainedModel
 
 from klvi.config.compose import composer, to_config
-from klvi.config.schema import EnumerableModelConfig, TrainConfig
 from klvi.contexts import contexts_of
+from klvi.engine.scoring import Completions, next_tokens
 from klvi.metrics.enumeration import enumerate_sequences
-from klvi.models.policy import Policy
-from klvi.models.scoring import Completions, next_tokens
-from klvi.rewards import build_reward
+from klvi.policy.policy import Policy
+from klvi.policy.schema import EnumerableModelConfig
+from klvi.rewards.build import build_reward
 from klvi.rewards.scoring import score
-from klvi.training.run import assemble_evaluator, assemble_loop
+from klvi.runs.run import assemble_evaluator, assemble_loop
+from klvi.runs.schema import TrainConfig
 from scripts.bench.klvi_side import train
 
 BATCH = 256

@@ -23,12 +23,13 @@ from transformers import (
     PrinterCallback,
 )
 
-from klvi.config.schema import ModelConfig, TrainConfig
-from klvi.models.embedded import tiny_path
-from klvi.models.loading import quiet_transformers
-from klvi.rewards import build_reward
+from klvi.policy.loading import quiet_transformers
+from klvi.policy.schema import ModelConfig
+from klvi.policy.tiny import tiny_path
 from klvi.rewards.base import Reward
-from klvi.training.ppo import ppo_config  # sets TRL's environment before TRL is imported
+from klvi.rewards.build import build_reward
+from klvi.runs.schema import TrainConfig
+from klvi.training.trl.ppo import ppo_config  # sets TRL's environment before TRL is imported
 from scripts.bench.measurement import Measurement, Recorder
 from scripts.bench.workload import Workload
 

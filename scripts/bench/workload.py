@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from klvi.config.compose import composer, to_config
-from klvi.config.schema import TrainConfig
+from klvi.runs.schema import TrainConfig
 
 Shape = Literal["tiny", "tiny-shaped", "gpt2-small"]
 Device = Literal["cpu", "cuda"]
@@ -92,8 +92,8 @@ def make_random_prior(shape: Shape, folder: Path, vocabulary: int | None = None)
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-    from klvi.models.embedded import tiny_path
-    from klvi.models.loading import quiet_transformers
+    from klvi.policy.loading import quiet_transformers
+    from klvi.policy.tiny import tiny_path
 
     if shape == "gpt2-small":
         config = GPT2Config()

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from klvi.cli import main
-from klvi.config.context import Context
-from klvi.config.schema import EvalConfig, TrainConfig
+from klvi.commands.context import Context
 from klvi.errors import RunError, UserError
 from klvi.job import Job, mark_failed
+from klvi.runs.schema import EvalConfig, TrainConfig
 
 Run = Callable[[Any, Context], int]
 Install = Callable[[str, Run], None]

@@ -12,12 +12,12 @@ import pytest
 from support import train_config
 
 from klvi.commands import resume
-from klvi.config.context import Context
-from klvi.config.schema import ResumeConfig
+from klvi.commands.context import Context
+from klvi.commands.schema import ResumeConfig
 from klvi.errors import UserError
-from klvi.runs.checksums import write_checksums
+from klvi.files.checksums import write_checksums
+from klvi.runs.run import Run
 from klvi.runs.stored import write_config
-from klvi.training.run import Run
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from typing import Any, get_args, get_origin
 
 import pytest
 
-from klvi.config.schema import Section
 from klvi.config.validation import validate
+from klvi.schema import Section
 
 Problems = Callable[..., list[str]]
 

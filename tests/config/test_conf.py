@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from klvi.config.compose import CONF_DIRECTORY, OF_A_RUN, SCHEMAS, composer, plain, to_config
 from klvi.config.keys import keys
-from klvi.config.schema import TrainConfig
+from klvi.runs.schema import TrainConfig
 
 # What a choice cannot do without, having no sensible default.
 NEEDS = {

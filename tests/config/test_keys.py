@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from klvi.config.keys import described, is_key, keys, suggestion
-from klvi.config.schema import TrainConfig
+from klvi.config.keys import described, is_key, keys
+from klvi.runs.schema import TrainConfig
+from klvi.spelling import suggestion
 
 RAW: dict[str, Any] = {
     "model": {"name": "gpt2"},

@@ -15,9 +15,9 @@ from klvi.config.check import check
 from klvi.config.command_line import parse
 from klvi.config.compose import composer, to_config
 from klvi.config.run_folder import run_config
-from klvi.config.schema import TrainConfig
 from klvi.config.trust_check import untrusted
 from klvi.errors import UserError
+from klvi.runs.schema import TrainConfig
 from klvi.runs.stored import write_config
 
 

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from klvi.config.compose import SCHEMAS
-from klvi.config.schema import LOCATIONS, ModelConfig, PythonReward
+from klvi.policy.schema import ModelConfig
+from klvi.rewards.schema import PythonReward
+from klvi.schema import LOCATIONS
 
 
 def test_what_is_read_is_named_by_its_absolute_path(

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 from toy import Problem, Toy, between, condition, graded_reward, problem, random_toy, sequences
 
-from klvi.metrics import Measurement, evaluate, text
+from klvi.metrics import text
+from klvi.metrics.evaluate import evaluate
 from klvi.metrics.intervals import Estimate
+from klvi.metrics.measurement import Measurement
 
 REPETITIONS, SAMPLES, PRIOR_SAMPLES = 500, 500, 2000
 MIN_MISSES, MAX_MISSES = 0.02 * REPETITIONS, 0.08 * REPETITIONS

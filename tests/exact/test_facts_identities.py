@@ -17,7 +17,8 @@ from toy import (
     token_log_probs,
 )
 
-from klvi.metrics import estimators, frontier_violation
+from klvi.metrics import estimators
+from klvi.metrics.frontier import frontier_violation
 from klvi.metrics.measurement import Measurement, Unavailable
 
 SPACE = sequences()

@@ -6,10 +6,10 @@ import pytest
 import torch
 from support import train_config
 
-from klvi.config.schema import TrainConfig
-from klvi.training.enumeration import ExactEvaluator
+from klvi.evaluation.enumeration import ExactEvaluator
+from klvi.runs.run import assemble_evaluator, assemble_loop
+from klvi.runs.schema import TrainConfig
 from klvi.training.loop import Loop
-from klvi.training.run import assemble_evaluator, assemble_loop
 
 SMALL = {"name": "enumerable", "letters": 3, "length": 3}
 

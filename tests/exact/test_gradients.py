@@ -8,10 +8,10 @@ from support import Enumeration, disturb, letter_reward
 from torch import Tensor
 from torch.testing import assert_close
 
-from klvi.models.policy import Policy
-from klvi.models.scoring import next_tokens
+from klvi.engine.scoring import next_tokens
 from klvi.objectives.gdc import dpg_loss
 from klvi.objectives.ppo import clipped_policy_loss, generalised_advantages, penalised_rewards
+from klvi.policy.policy import Policy
 
 BETA = 0.2
 

@@ -12,8 +12,10 @@ import torch
 from toy import Problem, between, condition, graded_reward, problem, random_toy, sequences
 
 from klvi.contexts import Context
-from klvi.metrics import Measurement, Unavailable, evaluate, text
+from klvi.metrics import text
+from klvi.metrics.evaluate import evaluate
 from klvi.metrics.intervals import Estimate, average, interval
+from klvi.metrics.measurement import Measurement, Unavailable
 from klvi.samples import Samples
 
 ROWS, MEASURED, SAMPLES, BETA = 20, 8, 40, 0.5

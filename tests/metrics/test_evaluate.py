@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from klvi.contexts import contexts_of
-from klvi.metrics import Measurement, Unavailable, evaluate
+from klvi.metrics.evaluate import evaluate
+from klvi.metrics.measurement import Measurement, Unavailable
 from klvi.samples import Samples
 
 NAMES = {

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from klvi.errors import UserError
-from klvi.metrics import Unavailable, text
+from klvi.metrics import text
 from klvi.metrics.enumeration import Enumeration, enumerate_sequences
 from klvi.metrics.exact import exact_metrics
+from klvi.metrics.measurement import Unavailable
 
 BETA = 0.4
 

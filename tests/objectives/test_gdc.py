@@ -10,11 +10,12 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from klvi.contexts import contexts_of
-from klvi.objectives import GDC, Prediction, Signals, Totals, build_objective
-from klvi.objectives.gdc import RunningMean, effective_sample_size
+from klvi.objectives.base import Prediction, Signals, Totals
+from klvi.objectives.build import build_objective
+from klvi.objectives.gdc import GDC, RunningMean, effective_sample_size
 from klvi.samplers.mixture import log_mixture
 from klvi.samples import Samples
-from klvi.targets import Posterior
+from klvi.targets.posterior import Posterior
 
 TARGET = Posterior(LetterReward(), 0.1)
 

@@ -8,9 +8,10 @@ from support import LetterReward, made_samples, train_config
 from torch import Tensor
 from torch.testing import assert_close
 
-from klvi.config.schema import KLObjective
-from klvi.objectives import PPO, Prediction, Signals, Totals, build_objective
+from klvi.objectives.base import Prediction, Signals, Totals
+from klvi.objectives.build import build_objective
 from klvi.objectives.ppo import (
+    PPO,
     clipped_policy_loss,
     clipped_value_loss,
     generalised_advantages,
@@ -18,8 +19,10 @@ from klvi.objectives.ppo import (
     renewed_penalty,
     whiten,
 )
+from klvi.objectives.schema import KLObjective
 from klvi.samples import Samples
-from klvi.targets import Posterior, Target
+from klvi.targets.base import Target
+from klvi.targets.posterior import Posterior
 
 TARGET = Posterior(LetterReward(), 0.3)
 

@@ -12,10 +12,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from klvi.config import schema
 from klvi.contexts import contexts_of, unprompted
 from klvi.errors import UserError
-from klvi.rewards import build_reward
+from klvi.rewards import schema
+from klvi.rewards.build import build_reward
 
 WORDS = ["[UNK]", "[PAD]", "[CLS]", "<end>", "good", "bad", "day", "night", "a"]
 TEXTS = ["a good day", "bad", "night night night", ""]

@@ -12,11 +12,12 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
-from klvi.config import schema
 from klvi.contexts import Context, unprompted
 from klvi.errors import UserError
-from klvi.rewards import build_reward, score
+from klvi.rewards import schema
+from klvi.rewards.build import build_reward
 from klvi.rewards.classifier import usable_length
+from klvi.rewards.scoring import score
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
 LETTERS = [*SPECIAL, *"abcdefghijklmnopqrstuvwxyz,.?!I "]

@@ -2,10 +2,11 @@
 
 import pytest
 
-from klvi.config import schema
 from klvi.contexts import contexts_of
 from klvi.errors import UserError
-from klvi.rewards import build_reward, score
+from klvi.rewards import schema
+from klvi.rewards.build import build_reward
+from klvi.rewards.scoring import score
 
 
 def build(function):

@@ -16,7 +16,10 @@ import torch
 from klvi import interruption
 from klvi.contexts import contexts_of
 from klvi.errors import RunError, UserError
-from klvi.rewards import Contains, PythonFunction, WeightedSum, score
+from klvi.rewards.contains import Contains
+from klvi.rewards.python import PythonFunction
+from klvi.rewards.scoring import score
+from klvi.rewards.sum import WeightedSum
 
 TEXTS, PROMPTS = ["first text", "second text"], contexts_of(["", ""])
 

@@ -4,11 +4,14 @@ import random
 
 import pytest
 
-from klvi.config import schema
 from klvi.contexts import contexts_of, unprompted
 from klvi.errors import UserError
-from klvi.models.embedded import stories
-from klvi.rewards import Contains, Length, Lexicon, build_reward
+from klvi.pretraining import stories
+from klvi.rewards import schema
+from klvi.rewards.build import build_reward
+from klvi.rewards.contains import Contains
+from klvi.rewards.length import Length
+from klvi.rewards.lexicon import Lexicon
 
 
 def build(config):

@@ -7,7 +7,10 @@ import pytest
 
 from klvi.contexts import Context, contexts_of
 from klvi.errors import UserError
-from klvi.rewards import PythonFunction, WeightedSum, check_columns, score
+from klvi.rewards.base import check_columns
+from klvi.rewards.python import PythonFunction
+from klvi.rewards.scoring import score
+from klvi.rewards.sum import WeightedSum
 
 CONTEXTS = [Context(0, "p", {"answer": "x", "level": 1}), Context(1, "q", {"answer": "y"})]
 TEXTS = ["s", "t"]

@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from klvi import interruption
-from klvi.config import schema
 from klvi.contexts import contexts_of, unprompted
 from klvi.errors import RunError, UserError
-from klvi.rewards import build_reward, score
+from klvi.rewards import schema
+from klvi.rewards.build import build_reward
+from klvi.rewards.scoring import score
 
 
 def write(folder, name="score.py", source="", **kinds):

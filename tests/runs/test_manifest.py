@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from klvi.files import MANIFEST
 from klvi.runs.manifest import Resumed, changes, write_manifest
-from klvi.runs.stored import MANIFEST, write_config
+from klvi.runs.stored import write_config
 from klvi.runs.trust import changed_code, made_here
 
 VERSION = "1.2.3"

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from klvi.files import read_json
 from klvi.runs import stored
-from klvi.runs.stored import DEEPEST, escaped, read_config, read_json, write_config
+from klvi.runs.stored import DEEPEST, escaped, read_config, write_config
 
 TEXTS = [
     *(

@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from klvi.contexts import contexts_of
-from klvi.models.policy import Policy
-from klvi.models.prior import load_prior
-from klvi.samplers import Adaptive, Ancestral
-from klvi.samplers.ancestral import log_policy_of
-from klvi.samplers.randomness import Randomness
+from klvi.policy.policy import Policy
+from klvi.policy.prior import load_prior
+from klvi.randomness import Randomness
+from klvi.samplers.adaptive import Adaptive
+from klvi.samplers.ancestral import Ancestral, log_policy_of
 from klvi.samples import Draw
-from klvi.targets import Posterior
+from klvi.targets.posterior import Posterior
 
 TARGET = Posterior(LetterReward(), 0.3)
 

@@ -9,13 +9,12 @@ from support import LENGTH, LetterReward, disturb, made_samples, train_config
 from torch.testing import assert_close
 
 from klvi.contexts import contexts_of
-from klvi.models.policy import Policy
-from klvi.models.prior import load_prior
-from klvi.samplers import Ancestral, Mixture
-from klvi.samplers.ancestral import log_policy_of
-from klvi.samplers.mixture import log_mixture, split_evenly
-from klvi.samplers.randomness import Randomness
-from klvi.targets import Posterior
+from klvi.policy.policy import Policy
+from klvi.policy.prior import load_prior
+from klvi.randomness import Randomness
+from klvi.samplers.ancestral import Ancestral, log_policy_of
+from klvi.samplers.mixture import Mixture, log_mixture, split_evenly
+from klvi.targets.posterior import Posterior
 
 
 def test_its_share_of_the_prior_comes_last_and_knows_both_densities() -> None:

@@ -6,10 +6,12 @@ import pytest
 import torch
 from support import LetterReward
 
-from klvi.config import schema
 from klvi.contexts import contexts_of
 from klvi.samples import Samples
-from klvi.targets import Constraint, Posterior, build_target
+from klvi.targets import schema
+from klvi.targets.build import build_target
+from klvi.targets.constraint import Constraint
+from klvi.targets.posterior import Posterior
 
 REWARD = LetterReward()
 

@@ -3,24 +3,30 @@
 import pytest
 import torch
 
-from klvi.config import schema
 from klvi.contexts import contexts_of
 from klvi.metrics.measurement import Measurement, Unavailable
+from klvi.objectives.schema import KLObjective
+from klvi.policy.schema import ModelConfig
+from klvi.prompts.schema import NoPrompts
+from klvi.rewards.schema import ContainsReward
+from klvi.runs.schema import TrainConfig
 from klvi.samples import Samples
+from klvi.targets.schema import PosteriorTarget
+from klvi.tracking.schema import NoTracking
 
 
 @pytest.fixture
 def config():
-    return schema.TrainConfig(
+    return TrainConfig(
         name="paris",
-        objective=schema.KLObjective(name="kl"),
-        tracking=schema.NoTracking(name="none"),
+        objective=KLObjective(name="kl"),
+        tracking=NoTracking(name="none"),
         updates=20,
         batch_size=8,
-        model=schema.ModelConfig(name="tiny"),
-        reward=schema.ContainsReward(name="contains", text="Paris"),
-        target=schema.PosteriorTarget(name="posterior"),
-        prompts=schema.NoPrompts(name="none"),
+        model=ModelConfig(name="tiny"),
+        reward=ContainsReward(name="contains", text="Paris"),
+        target=PosteriorTarget(name="posterior"),
+        prompts=NoPrompts(name="none"),
         beta=0.1,
     )
 

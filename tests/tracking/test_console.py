@@ -5,11 +5,12 @@ import io
 import pytest
 from rich.console import Console
 
-from klvi.metrics import METRICS
+from klvi.metrics.catalogue import METRICS
 from klvi.metrics.measurement import Measurement
-from klvi.tracking import ConsoleTracker, Output, measurement_table, sample_table
+from klvi.tracking.console import ConsoleTracker
+from klvi.tracking.output import Output
 from klvi.tracking.progress import duration
-from klvi.tracking.tables import number
+from klvi.tracking.tables import measurement_table, number, sample_table
 
 
 def console(terminal=False, width=80):

@@ -3,7 +3,8 @@
 import json
 import math
 
-from klvi.tracking import JsonLines, flatten
+from klvi.tracking.base import flatten
+from klvi.tracking.jsonl import JsonLines
 
 
 def lines(path):

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from klvi.console import console
 from klvi.terminal import safe_streams
-from klvi.tracking import Output, warning
+from klvi.tracking.output import Output, warning
 from klvi.tracking.progress import UpdateProgress
 
 

@@ -12,10 +12,12 @@ import wandb
 from rich.console import Console
 from wandb.proto import wandb_internal_pb2
 
-from klvi.config import schema
 from klvi.errors import RunError
-from klvi.tracking import Output, WandbTracker, build_tracker, flatten
-from klvi.tracking.wandb import _stable_id
+from klvi.tracking import schema
+from klvi.tracking.base import flatten
+from klvi.tracking.build import build_tracker
+from klvi.tracking.output import Output
+from klvi.tracking.wandb import WandbTracker, _stable_id
 
 BLOCK = 32768
 FILE_HEADER, RECORD_HEADER = 7, struct.Struct("<IHB")

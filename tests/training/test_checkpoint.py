@@ -15,16 +15,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from support import train_config
 
-from klvi.config.context import Context
+from klvi.commands.context import Context
 from klvi.config.run_folder import run_config, updates_saved
 from klvi.errors import UserError
+from klvi.files.checksums import FILE, damage, write_checksums
 from klvi.job import mark_failed
-from klvi.models.policy import Policy
-from klvi.runs.checksums import FILE, damage, write_checksums
+from klvi.policy.policy import Policy
+from klvi.runs.load import find_adapter
+from klvi.runs.run import Run, assemble_evaluator, assemble_loop
 from klvi.training.checkpoint import Checkpoints
-from klvi.training.load import find_adapter
 from klvi.training.loop import DivergenceError
-from klvi.training.run import Run, assemble_evaluator, assemble_loop
 
 UPDATES = 3
 CONFIG = train_config(

@@ -17,14 +17,15 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from klvi.commands import eval as eval_command
 from klvi.commands import resume, sample
-from klvi.config.context import Context
-from klvi.config.schema import EvalConfig, ResumeConfig, SampleConfig, TrainConfig
+from klvi.commands.context import Context
+from klvi.commands.schema import ResumeConfig
 from klvi.errors import RunError, UserError
-from klvi.models.embedded import tiny_path
-from klvi.tracking import Output
-from klvi.training.defaults import facts_of
+from klvi.policy.tiny import tiny_path
+from klvi.runs.defaults import facts_of
+from klvi.runs.run import Run, assemble_evaluator
+from klvi.runs.schema import EvalConfig, SampleConfig, TrainConfig
+from klvi.tracking.output import Output
 from klvi.training.loop import Loop
-from klvi.training.run import Run, assemble_evaluator
 
 NOWHERE = Context(None, None, None, ())
 SMALL: dict[str, Any] = {
@@ -105,9 +106,9 @@ def fail(*_: object, **__: object) -> None:
 OUT_OF_MEMORY = [
     ("klvi.samplers.ancestral._unscored", "decoding", "rollout.batch_size"),
     ("klvi.samplers.ancestral._scores", "scoring", "rollout.micro_batch_tokens"),
-    ("klvi.training.evaluation.evaluate", "evaluating", "evaluation.samples"),
+    ("klvi.evaluation.evaluator.evaluate", "evaluating", "evaluation.samples"),
     ("klvi.rewards.contains.Contains.__call__", "computing rewards", "reward."),
-    ("klvi.training.run.load_prior", "loading", "model.dtype"),
+    ("klvi.runs.run.load_prior", "loading", "model.dtype"),
 ]
 
 

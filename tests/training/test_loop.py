@@ -8,15 +8,15 @@ from support import disturb, train_config
 from torch import Tensor
 from torch.testing import assert_close
 
-from klvi.config.schema import TrainConfig
+from klvi.engine.graph_decoding import graph_decode
 from klvi.errors import UserError
-from klvi.models.graph_decoding import graph_decode
-from klvi.objectives import Signals, Statistics
+from klvi.objectives.base import Signals, Statistics
+from klvi.runs.run import assemble_evaluator, assemble_loop
+from klvi.runs.schema import TrainConfig
 from klvi.samplers.ancestral import log_policy_of
 from klvi.samples import Samples
-from klvi.targets import Target
+from klvi.targets.base import Target
 from klvi.training.loop import DivergenceError, Loop
-from klvi.training.run import assemble_evaluator, assemble_loop
 
 
 def assembled(config: TrainConfig) -> Loop:

@@ -8,8 +8,8 @@ from support import train_config
 from torch.optim import AdamW, Muon
 from torch.testing import assert_close
 
-from klvi.models.policy import Policy
-from klvi.models.prior import load_prior
+from klvi.policy.policy import Policy
+from klvi.policy.prior import load_prior
 from klvi.training.optimisation import JointOptimizer, Optimisation
 
 

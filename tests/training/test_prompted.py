@@ -15,10 +15,10 @@ from small_tokenizers import TOKENIZERS
 from support import train_config
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from klvi.config.schema import TrainConfig
 from klvi.contexts import Context
-from klvi.tracking import Output
-from klvi.training.run import Run, assemble_evaluator
+from klvi.runs.run import Run, assemble_evaluator
+from klvi.runs.schema import TrainConfig
+from klvi.tracking.output import Output
 
 CHAT = "{{ bos_token }}{{ messages[0].content }}{% if short %} the{% endif %}"
 

@@ -12,19 +12,21 @@ import torch
 from support import LetterReward, disturb, letter_reward, made_samples, train_config
 from torch import Tensor
 
-from klvi.config.groups import Plan, evaluation_plan, samples_per_prompt
 from klvi.config.rules import broken_rules
-from klvi.config.schema import EvaluationSection, TrainConfig
 from klvi.contexts import Context
 from klvi.errors import UserError
+from klvi.evaluation.enumeration import ExactEvaluator
+from klvi.evaluation.plan import Plan, evaluation_plan
+from klvi.evaluation.schema import EvaluationSection
 from klvi.metrics.measurement import Measurement
-from klvi.models.embedded.enumerable import enumerable_lm
 from klvi.objectives.gdc import RunningMean
-from klvi.targets import build_target
-from klvi.training.enumeration import ExactEvaluator
+from klvi.policy.enumerable import enumerable_lm
+from klvi.prompts.stream import PromptStream
+from klvi.runs.groups import samples_per_prompt
+from klvi.runs.run import Run, assemble_evaluator, assemble_loop
+from klvi.runs.schema import TrainConfig
+from klvi.targets.build import build_target
 from klvi.training.loop import DivergenceError, Loop
-from klvi.training.prompt_stream import PromptStream
-from klvi.training.run import Run, assemble_evaluator, assemble_loop
 
 GDC = {"name": "gdc"}
 

@@ -12,22 +12,18 @@ from support import LetterReward, train_config
 from torch import Tensor
 
 from klvi.contexts import contexts_of
+from klvi.evaluation.evaluator import Evaluator
 from klvi.metrics.enumeration import enumerate_sequences
 from klvi.metrics.measurement import Measurement, Metric, Unavailable
+from klvi.runs.run import assemble_evaluator
 from klvi.samples import Samples
 from klvi.targets.posterior import Posterior
-from klvi.training.evaluation import Evaluator
-from klvi.training.run import assemble_evaluator
-from klvi.verification import (
-    Calibration,
-    Claim,
-    Space,
-    calibrations,
-    double_dissociation,
-    estimators,
-    identities,
-    negative_controls,
-)
+from klvi.verification.claim import Claim
+from klvi.verification.controls import negative_controls
+from klvi.verification.dissociation import double_dissociation
+from klvi.verification.estimates import Calibration, calibrations, estimators
+from klvi.verification.identities import identities
+from klvi.verification.space import Space
 
 SEQUENCES = enumerate_sequences(range(3), end=3, length=3)
 

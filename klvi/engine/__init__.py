@@ -1,0 +1,1 @@
+"""Tokens generated and scored: works on torch modules and tokens, whatever they belong to."""

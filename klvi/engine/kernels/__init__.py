@@ -1,0 +1,1 @@
+"""What makes passes faster, behind one switch."""

@@ -1,0 +1,1 @@
+"""A policy or sampler measured against a target, exactly where all sequences can be listed."""

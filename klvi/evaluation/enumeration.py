@@ -1,0 +1,212 @@
+"""Exact values of an evaluation's metrics, where all sequences of the prior can be listed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from klvi.contexts import Context
+from klvi.engine.scoring import Completions, next_tokens
+from klvi.errors import UserError
+from klvi.evaluation.plan import evaluation_plan
+from klvi.evaluation.schema import MAX_SEQUENCES
+from klvi.metrics.enumeration import Enumeration, enumerate_sequences
+from klvi.metrics.exact import Exact, averaged, exact_metrics
+from klvi.policy.policy import Policy
+from klvi.policy.schema import EnumerableModelConfig
+from klvi.rewards.scoring import scored
+from klvi.runs.schema import MeasureConfig
+from klvi.samples import Samples
+from klvi.targets.base import Target
+
+
+@dataclass
+class ExactEvaluator:
+    """Gives the metrics of the policy as it is now the values that they estimate.
+
+    Of C contexts all S sequences are listed, each context's values are computed, and then averaged.
+    What does not change during a run (the sequences, their prior, reward and target) is computed
+    once. Everything is in float64, whatever the policy is trained in.
+    """
+
+    config: MeasureConfig
+    policy: Policy
+    target: Target
+    contexts: Sequence[Context] = (Context(0),)
+    _scored: Samples | None = field(default=None, init=False)
+
+    def evaluate(self, update: int) -> Exact:
+        """The exact value of every metric that has one, by the metric's name.
+
+        Raises UserError where there are too many sequences, or the reward fails; `update` is named
+        in its errors.
+        """
+        samples = self.scored(update)
+        shape = len(self.contexts), len(self.sequences)
+        reward = samples.reward.reshape(shape)
+        log_target = self.log_targets(update)
+        plan = evaluation_plan(self.config.evaluation, len(self.contexts))
+        rows = zip(self.log_policies(), self.log_priors, log_target, reward, strict=True)
+        return averaged(
+            [
+                exact_metrics(
+                    self.sequences,
+                    log_policy,
+                    log_prior,
+                    log_target,
+                    reward,
+                    beta=self.config.beta,
+                    n=plan.samples,
+                    n_prior=plan.prior_samples,
+                )
+                for log_policy, log_prior, log_target, reward in rows
+            ]
+        )
+
+    @cached_property
+    def sequences(self) -> Enumeration:
+        """All S sequences that a rollout of a context can have."""
+        model = self.config.model
+        assert isinstance(model, EnumerableModelConfig)
+        end = self.policy.prior.stop_token_ids[0]
+        length = self.config.rollout.max_new_tokens
+        return enumerate_sequences(range(model.letters), end, length, MAX_SEQUENCES)
+
+    def check_size(self) -> None:
+        """Raises UserError where all sequences of all contexts are too many to list."""
+        count = len(self.sequences) * len(self.contexts)
+        if count > MAX_SEQUENCES:
+            raise UserError(
+                f"prompts.path: {len(self.contexts):,} prompts with {len(self.sequences):,} "
+                f"sequences each are more than the {MAX_SEQUENCES:,} that exact evaluation lists; "
+                "give fewer prompts, or a smaller model.letters or model.length"
+            )
+
+    @cached_property
+    def log_priors(self) -> Tensor:
+        """`(C, S)` log π0(x), nats per sequence."""
+        return self._log_tokens_of_prior.sum(-1)
+
+    @cached_property
+    def _log_tokens_of_prior(self) -> Tensor:
+        return self._log_tokens(self.policy.prior.model)
+
+    @property
+    def log_prior(self) -> Tensor:
+        """`(S,)` log π0(x) of the first context."""
+        return self.log_priors[0]
+
+    def log_policies(self) -> Tensor:
+        """`(C, S)` log π(x) of the policy as it is now, nats per sequence."""
+        return self._log_tokens(self.policy.model).sum(-1)
+
+    @torch.no_grad()
+    def _log_tokens(self, model: PreTrainedModel) -> Tensor:
+        """`(C, S, T)` nats per token, 0 in padded places."""
+        tokens, lengths = self.sequences.tokens, self.sequences.lengths
+        places = torch.arange(tokens.shape[1])
+        chosen = self._log_next(model)[:, self._branches[:, None], places, tokens]
+        return torch.where(places < lengths[:, None], chosen, 0.0)
+
+    def log_policy(self) -> Tensor:
+        """`(S,)` log π(x) of the first context."""
+        return self.log_policies()[0]
+
+    def scored(self, update: int) -> Samples:
+        """All `C·S` sequences, context by context, scored, as samples of the prior."""
+        if self._scored is None:
+            sequences, count, rows = self.sequences, len(self.sequences), len(self.contexts)
+            prompts, sizes = (part.cpu() for part in self.policy.prior.encode(self.contexts))
+            prompts, sizes = prompts.repeat_interleave(count, 0), sizes.repeat_interleave(count)
+            tokens, lengths = sequences.tokens.repeat(rows, 1), sequences.lengths.repeat(rows)
+            log_prior = self._log_tokens_of_prior.flatten(0, 1)
+            samples = Samples(
+                contexts=[context for context in self.contexts for _ in range(count)],
+                prompt_tokens=prompts,
+                prompt_lengths=sizes,
+                tokens=tokens,
+                lengths=lengths,
+                ended=sequences.ended.repeat(rows),
+                log_policy=log_prior,
+                log_prior=log_prior,
+                texts=self.policy.prior.decode(prompts, sizes, tokens, lengths),
+            )
+            self._scored = scored(samples, self.target.scorers, update=update)
+        return self._scored
+
+    def log_targets(self, update: int) -> Tensor:
+        """`(C, S)` log P(x), unnormalised, nats per sequence.
+
+        Raises UserError where the target excludes all sequences of a context.
+        """
+        shape = len(self.contexts), len(self.sequences)
+        log_target = self.target.log_unnormalised(self.scored(update)).reshape(shape)
+        if bool((log_target == -torch.inf).all(1).any()):
+            raise UserError(
+                f"target={self.target.name}: none of the prior's {shape[1]:,} sequences "
+                "satisfies it: lower target.threshold, or choose another reward"
+            )
+        return log_target
+
+    def _log_next(self, model: PreTrainedModel) -> Tensor:
+        """`(C, R, T, V)` next-token log-probabilities along each of the R longest prefixes.
+
+        The prefixes of T − 1 letters pass through every shorter one: with them all sequences are
+        scored, and no prefix needs a pass of its own.
+        """
+        full = self.sequences.tokens.shape[1]
+        rows = self.sequences.tokens[self._longest].to(self.policy.device)
+        prompts, prompt_lengths = self.policy.prior.encode(self.contexts)
+        pairs = torch.cartesian_prod(torch.arange(len(self.contexts)), torch.arange(len(rows)))
+        parts = []
+        at_once = self.config.rollout.batch_size or len(pairs)
+        with float64(model):
+            for part in pairs.to(self.policy.device).split(at_once):
+                context, row = part.unbind(1)
+                view = next_tokens(
+                    model,
+                    Completions(
+                        prompts[context],
+                        prompt_lengths[context],
+                        rows[row],
+                        torch.full((len(part),), full, device=part.device),
+                    ),
+                )
+                parts.append(view.logits.log_softmax(-1).reshape(len(part), full, -1).cpu())
+        return torch.cat(parts).reshape(len(self.contexts), len(rows), full, -1)
+
+    @cached_property
+    def _longest(self) -> Tensor:
+        """`(R,)` the sequences of T − 1 letters and the end token, in their order."""
+        sequences = self.sequences
+        return (sequences.ended & (sequences.lengths == sequences.tokens.shape[1])).nonzero()[:, 0]
+
+    @cached_property
+    def _branches(self) -> Tensor:
+        """`(S,)` the first of the R longest prefixes that begins with each sequence."""
+        letters = int(self.policy.prior.stop_token_ids[0])
+        prefix = self.sequences.tokens[:, :-1]
+        digits = torch.where(prefix < letters, prefix, 0)
+        powers = letters ** torch.arange(prefix.shape[1]).flip(0)
+        return (digits * powers).sum(1)
+
+
+@contextmanager
+def float64(model: nn.Module) -> Iterator[nn.Module]:
+    """The model in double precision; afterwards its weights are the very tensors they were."""
+    held = [*model.parameters(), *model.buffers()]
+    originals = [tensor.data for tensor in held]
+    for tensor in held:
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.double()
+    try:
+        yield model
+    finally:
+        for tensor, original in zip(held, originals, strict=True):
+            tensor.data = original

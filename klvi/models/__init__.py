@@ -1,1 +1,0 @@
-"""Prior and policy: loading, LoRA, the value head, decoding, and the embedded priors."""

@@ -1,0 +1,1 @@
+"""The prior, the policy (prior and adapter), how they are loaded, and what checks them."""

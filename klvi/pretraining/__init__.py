@@ -1,0 +1,1 @@
+"""Small priors: grammar, stories, fit and quality."""

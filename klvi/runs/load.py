@@ -1,0 +1,57 @@
+"""A run's policy, read back from its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from klvi.errors import UserError
+from klvi.evaluation.evaluator import Evaluator
+from klvi.files import MANIFEST, kind_of
+from klvi.files.checksums import damage
+from klvi.quoting import command
+from klvi.runs.run import (
+    ADAPTER_FOLDER,
+    CHECKPOINT_FOLDER,
+    assemble_evaluator,
+)
+from klvi.runs.schema import EvalConfig, SampleConfig
+from klvi.terminal import tell
+from klvi.training.checkpoint import Checkpoints
+
+
+def load_policy(config: EvalConfig | SampleConfig) -> tuple[Evaluator, str]:
+    """An evaluator of the run's policy, or of the prior without a run; and what it is of.
+
+    Raises UserError where the run has not yet saved a policy.
+    """
+    if config.run is None:
+        return assemble_evaluator(config, adapted=False), f"prior {config.model.name}"
+    folder = find_adapter(Path(config.run).expanduser())
+    evaluator = assemble_evaluator(config, adapted=True)
+    evaluator.policy.load_adapter(folder)
+    return evaluator, str(folder)
+
+
+def find_adapter(run: Path) -> Path:
+    """The folder of a run's final adapter, or of its newest whole checkpoint.
+
+    The user is told what is damaged. Raises UserError where nothing is whole.
+    """
+    final = run / ADAPTER_FOLDER
+    kind = kind_of(final)
+    problem = None
+    if kind is not None:
+        required = kind_of(run / MANIFEST) is not None
+        problem = damage(final, required=required) if kind == "a folder" else f"{final} is {kind}"
+        if problem is None:
+            return final
+    newest = Checkpoints(run / CHECKPOINT_FOLDER).newest_whole()
+    if newest is None:
+        raise UserError(
+            f"run={run}: has neither a final adapter nor a checkpoint; {command('resume', run=run)}"
+            if problem is None
+            else f"run={run}: {problem}, and there is no checkpoint"
+        )
+    if problem is not None:
+        tell(f"warning: {problem}: {newest.name} is taken instead")
+    return newest

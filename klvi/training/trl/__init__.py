@@ -1,0 +1,1 @@
+"""What runs in TRL's trainers: the only modules that import TRL."""

@@ -1,0 +1,152 @@
+"""However a run ends, its complete updates are kept, and a resume goes on as if nothing was."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from support import train_config
+
+from klvi import interruption
+from klvi.evaluation.evaluator import Evaluator
+from klvi.interruption import Interruption
+from klvi.runs.run import Run
+from klvi.samplers.ancestral import Ancestral
+from klvi.training.checkpoint import Checkpoints
+from klvi.training.loop import Loop
+from klvi.training.optimisation import Optimisation
+
+OBJECTIVES = {
+    "kl": {"name": "kl"},
+    "gdc": {"name": "gdc"},
+    "adaptive": {"name": "gdc", "proposal": "adaptive"},
+}
+STAGES: dict[str, tuple[type, str]] = {
+    "rolling out": (Ancestral, "complete"),
+    "scoring": (Loop, "roll_out"),
+    "renewing the proposal": (Loop, "_renew_proposal"),
+    "stepping": (Optimisation, "step"),
+    "advancing": (Optimisation, "advance"),
+    "evaluating": (Evaluator, "measure"),
+    "saving": (Checkpoints, "save"),
+}
+# Where a run is broken off, and whether after that.
+CASES = [
+    *(("adaptive", stage, True) for stage in STAGES),
+    *(("kl", stage, False) for stage in ("stepping", "evaluating")),
+    ("gdc", "stepping", True),
+    ("kl", "saving", False),
+]
+TIMES = {"seconds", "tokens_per_second"}
+
+
+@pytest.fixture(autouse=True)
+def watched(default_signals: None) -> Any:
+    with interruption.watched():
+        yield
+
+
+def config_of(objective: str) -> Any:
+    return train_config(
+        objective=OBJECTIVES[objective],
+        updates=3,
+        batch_size=16,
+        evaluation={"samples": 16, "prior_samples": 16, "every": 1, "ess_floor": 2},
+        checkpoint={"every": 1, "keep": 9},
+    )
+
+
+def break_off(
+    monkeypatch: pytest.MonkeyPatch, stage: str, action: Callable[[], object], *, after: bool
+) -> None:
+    """Do `action` before or after the stage's first call in or after the second update."""
+    owner, name = STAGES[stage]
+    method, step, steps = getattr(owner, name), Loop.step, [0]
+
+    def counted(loop: Loop) -> Any:
+        steps[0] += 1
+        return step(loop)
+
+    def call(self: Any, *arguments: Any, **named: Any) -> Any:
+        due = steps[0] == 2
+        if due:
+            steps[0] = 9
+        if due and not after:
+            action()
+        result = method(self, *arguments, **named)
+        if due and after:
+            action()
+        return result
+
+    monkeypatch.setattr(Loop, "step", counted)
+    monkeypatch.setattr(owner, name, call)
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [
+        {k: v for k, v in json.loads(line).items() if k not in TIMES and not k.startswith("time/")}
+        for line in lines
+    ]
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "summary.json").read_text())
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "adapter" / "adapter_model.safetensors")
+
+
+def end(folder: Path, objective: str) -> BaseException:
+    with pytest.raises((Exception, KeyboardInterrupt)) as raised:
+        Run(config_of(objective), folder).train()
+    return raised.value
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    folders: dict[str, Path] = {}
+
+    def train(objective: str) -> Path:
+        if objective not in folders:
+            folders[objective] = tmp_path_factory.mktemp(objective)
+            Run(config_of(objective), folders[objective]).train()
+        return folders[objective]
+
+    return train
+
+
+@pytest.mark.parametrize(("objective", "stage", "after"), CASES)
+def test_an_interrupted_run_goes_on_as_if_it_never_was(
+    objective: str,
+    stage: str,
+    after: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    unbroken: Callable[[str], Path],
+) -> None:
+    whole = unbroken(objective)
+    with monkeypatch.context() as patch:
+        break_off(patch, stage, lambda: signal.raise_signal(signal.SIGTERM), after=after)
+        error = end(tmp_path, objective)
+    assert isinstance(error, Interruption)
+    done = summary(tmp_path)["update"]
+    assert done == (2 if stage in {"evaluating", "saving"} else 1)
+    assert (tmp_path / f"checkpoints/step-{done}").is_dir()
+    assert summary(tmp_path)["status"] == "interrupted"
+    assert summary(tmp_path)["reason"] == f"interrupted by SIGTERM after update {done}"
+    assert [record["update"] for record in records(tmp_path)] == list(range(done + 1))
+    interruption._watch.noted = None
+    Run(config_of(objective), tmp_path).train()
+    assert summary(tmp_path)["status"] == "finished"
+    assert records(tmp_path) == records(whole)
+    assert weights(tmp_path).keys() == weights(whole).keys()
+    for name, weight in weights(whole).items():
+        assert torch.equal(weights(tmp_path)[name], weight)
