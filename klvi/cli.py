@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import io
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-import hydra
 from hydra.errors import HydraException
 
 import klvi
 from klvi import interruption
-from klvi.config.check import Checked, check
-from klvi.config.command_line import CommandLine, parse
-from klvi.config.compose import CONF_DIRECTORY, SCHEMAS, VERSION_BASE, one_line
-from klvi.config.overrides import with_free_keys
+from klvi.config.command_line import CommandLine, parse, with_free_keys
+from klvi.config.compose import CONF_DIRECTORY, SCHEMAS, one_line, set_folders
+from klvi.config.hydra_api import application
+from klvi.config.problems import Checked, check
 from klvi.errors import RunError, UserError
 from klvi.files import naming, reason_of
 from klvi.job import FAILED, Job
@@ -120,6 +119,7 @@ def _dispatch(arguments: list[str]) -> int:
         print(f"klvi {klvi.__version__}")
         return 0
     line = parse(arguments)
+    set_folders(line.options.config_dir)
     if line.options.shell_completion:
         return _complete(line)
     if not line.words:
@@ -180,6 +180,7 @@ def _own(command: str, completions: Sequence[str]) -> Iterator[str]:
 
 def _run(command: str, line: CommandLine) -> int:
     if line.options.help:
+        importlib.import_module("klvi.config.help")  # gives the template's interpolations meaning
         # An override could be wrong, and the help must come all the same.
         _hydra(command, line.options.config_name or command, line.flags)
         return 0
@@ -215,12 +216,10 @@ def _hydra(command: str, config_name: str, arguments: Sequence[str]) -> int:
     """Hand over to Hydra; returns the highest exit code of the jobs that ran in this process."""
     sys.argv = [sys.argv[0], *arguments]
     job = Job(command)
-    application: Callable[[], Any] = hydra.main(
-        version_base=VERSION_BASE, config_path=str(CONF_DIRECTORY), config_name=config_name
-    )(job)
+    run = application(job, CONF_DIRECTORY, config_name)
     with _raising():
         try:
-            application()
+            run()
         except SystemExit as leaving:  # so Hydra ends what only prints, such as --help
             if leaving.code:
                 raise

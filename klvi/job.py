@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from klvi import interruption
 from klvi.commands.context import Context
 from klvi.config.compose import to_config
+from klvi.engine.kernels.process import prepare_process
 from klvi.errors import RunError, UserError
 from klvi.files import (
     LEFTOVER,
@@ -59,7 +60,9 @@ class Job:
             new = context.directory is not None and holds_nothing(context.directory)
             try:
                 module = importlib.import_module(f"klvi.commands.{self.command}")
-                code = int(module.run(_config(self.command, cfg), context))
+                config = _config(self.command, cfg)
+                prepare_process(getattr(config, "threads", None))
+                code = int(module.run(config, context))
             except BaseException as error:  # one job of a sweep must not take the others down
                 with interruption.held("the summary"):
                     code = _end(error, context, new=new)

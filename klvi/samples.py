@@ -13,6 +13,8 @@ from klvi.contexts import Context
 
 # The fields of shape (N, T).
 TOKEN_FIELDS = ("tokens", "log_policy", "log_prior", "entropy", "kl", "values")
+# The optional fields of shape (N,).
+SAMPLE_FIELDS = ("log_density", "log_weight", "replicate")
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,12 @@ class Samples:
             None without a value head.
         log_density: `(N,)` log-density of what drew each, nats per sequence. A decoder whose
             weights are merged and rounded differs from the policy as it is trained by nats in low
-            precision. None where the engine does not say; `log_policy` then stands in.
+            precision. None where there is none in closed form, or the engine does not report it;
+            `log_policy` then stands in for draws of the policy.
         log_weight: `(N,)` nats, towards what the draw represents; None where unweighted.
+        replicate: `(N,)` integers, the independent repetition of its context (a chain, a particle
+            set) that each belongs to: samples of one replicate may depend on each other, and every
+            interval counts replicates. None where each sample is its own.
     """
 
     contexts: list[Context]
@@ -62,6 +68,13 @@ class Samples:
     values: Tensor | None = None
     log_density: Tensor | None = None
     log_weight: Tensor | None = None
+    replicate: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        for name in SAMPLE_FIELDS:
+            values = getattr(self, name)
+            if values is not None and values.shape != (len(self),):
+                raise ValueError(f"{name}: {tuple(values.shape)}, not ({len(self)},)")
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -159,7 +172,11 @@ class Samples:
 
     @staticmethod
     def concatenate(parts: Sequence[Samples]) -> Samples:
-        """All samples of `parts` in order, padded to the longest prompt and completion."""
+        """All samples of `parts` in order, padded to the longest prompt and completion.
+
+        Replicates of different parts stay apart. Parts without weights get equal ones where others
+        have them.
+        """
         prompt = max(part.prompt_tokens.shape[1] for part in parts)
         length = max(part.tokens.shape[1] for part in parts)
 
@@ -167,7 +184,10 @@ class Samples:
             return torch.nn.functional.pad(value, (left, right))
 
         def join(name: str) -> Any:
-            values = [getattr(part, name) for part in parts]
+            completed = name in {"log_weight", "replicate"}
+            values: list[Any] = (
+                _completed(name, parts) if completed else [getattr(part, name) for part in parts]
+            )
             if any(value is None for value in values):
                 return None
             if isinstance(values[0], list):
@@ -181,6 +201,27 @@ class Samples:
             return torch.cat(values)
 
         return Samples(**{f.name: join(f.name) for f in fields(Samples)})
+
+
+def _completed(name: str, parts: Sequence[Samples]) -> list[Any]:
+    """`log_weight` or `replicate` of each part, with its default where only others have it."""
+    if all(getattr(part, name) is None for part in parts):
+        return [None] * len(parts)
+    if name == "log_weight":
+        blank = (torch.zeros(len(p), dtype=torch.double, device=p.lengths.device) for p in parts)
+        return [
+            zero if p.log_weight is None else p.log_weight
+            for p, zero in zip(parts, blank, strict=True)
+        ]
+    values, first = [], 0
+    for part in parts:
+        own = part.replicate
+        if own is None:
+            own = torch.arange(len(part), device=part.lengths.device)
+        number = own.unique(return_inverse=True)[1] + first
+        first = int(number.max()) + 1
+        values.append(number)
+    return values
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,45 @@
-"""What every section of the configuration is made of: bounded, strict, and free of torch."""
+"""What every section of the configuration is made of: bounded, strict, and free of torch.
+
+A section's fields are its keys. The text below a field is its help, the field's default is the
+only place where that default is stated.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, ClassVar, Union
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    field_validator,
+)
+from pydantic_core import CoreSchema
 
 from klvi.bounds import bounded
+from klvi.registry import members
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a choice cannot do without: a capability that the choice of another group provides.
+
+    Attributes:
+        group: the other group, such as "target".
+        capability: a name that sections of that group have in `provides`.
+        why: the reason and the remedy, in the words of an error.
+    """
+
+    group: str
+    capability: str
+    why: str
 
 
 class Section(BaseModel):
@@ -18,12 +48,61 @@ class Section(BaseModel):
     Every number is bounded, also where its field says nothing.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
+    # Groups are complete once all packages are imported, which is when a first value is checked.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, strict=True, defer_build=True
+    )
 
     @field_validator("*")
     @classmethod
     def _bounded(cls, value: object) -> object:
         return bounded(value)
+
+    def settings(self) -> dict[str, Any]:
+        """The section's fields, without its `name`."""
+        return {key: value for key, value in self if key != "name"}
+
+
+class Choice(Section):
+    """What a config group chooses among; a direct subclass is the group, those below its members.
+
+    A member has a `name` of its own, `Literal["…"]`. Installed packages add members by entry
+    points: see `klvi.registry`.
+
+    Attributes:
+        group_name: the name of the config group.
+        builds: what a section describes, as `module:name`; it is called with the section's fields.
+        needs: what the choices of other groups must provide.
+        provides: capabilities that choices of other groups may need.
+    """
+
+    group_name: ClassVar[str]
+    builds: ClassVar[str]
+    needs: ClassVar[tuple[Need, ...]] = ()
+    provides: ClassVar[frozenset[str]] = frozenset()
+    name: str
+
+    @classmethod
+    def members(cls) -> tuple[type[Choice], ...]:
+        """The sections among which the group chooses."""
+        return tuple(members(cls))
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        if Choice not in cls.__bases__:
+            return handler(source)
+        union: Any = Annotated[Union[cls.members()], Field(discriminator="name")]  # noqa: UP007
+        return handler.generate_schema(union)
+
+
+def choices_in(section: Section) -> Iterator[Choice]:
+    """The chosen members of all groups in a configuration, at any depth."""
+    if isinstance(section, Choice):
+        yield section
+    for _, value in section:
+        for below in value.values() if isinstance(value, dict) else [value]:
+            if isinstance(below, Section):
+                yield from choices_in(below)
 
 
 def _whole_number_as_text(value: object) -> object:
@@ -35,6 +114,23 @@ class InWords:
     """Beside a validator: what the value may be, in the words of an error."""
 
     words: str
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """Beside a required field: how to give it."""
+
+    words: str
+
+
+@dataclass(frozen=True)
+class Names:
+    """Beside a field: what its value names outside of the configuration, in the words of an error.
+
+    A run that another made may name it only where its user trusts the run.
+    """
+
+    what: str
 
 
 # Hydra reads `name=2024` as a number, though a text is meant.
@@ -79,4 +175,9 @@ def _inside(value: str) -> str:
     return value
 
 
-INSIDE = InWords("the name of a folder under runs/")
+RunName = Annotated[
+    Text,
+    Field(min_length=1),
+    AfterValidator(_inside),
+    InWords("the name of a folder under runs/"),
+]

@@ -29,6 +29,7 @@ from klvi.policy.policy import Policy
 from klvi.policy.prior import load_prior
 from klvi.policy.schema import LoraSection, ModelConfig
 from klvi.policy.self_check import check_policy
+from klvi.randomness import Randomness
 from klvi.samplers.ancestral import Ancestral
 from klvi.samples import Samples
 from scripts.small_models import save, save_adapter, small_model
@@ -74,8 +75,7 @@ def measure(model_type: str, folder: Path) -> Row:
         return Row(None, None, f"refused: {error}")
     adapter = save_adapter(base, folder / "adapter")
     policy.load_adapter(adapter)
-    generator = torch.Generator().manual_seed(0)
-    samples = Ancestral(NEW_TOKENS).complete(policy, CONTEXTS, generator)
+    samples = Ancestral(NEW_TOKENS).complete(policy, CONTEXTS, Randomness("study", (0,), 0))
     with quiet_transformers():
         plain = AutoModelForCausalLM.from_pretrained(base)
         log_prior = plain_log_probs(plain, samples)

@@ -21,12 +21,12 @@ from typing import Any
 PROMPTS, MAX_LENGTH = 200, 5
 SETTINGS = [
     *("model=enumerable", "model.letters=3", "model.length=3", "reward=letters", "beta=0.1"),
-    *("batch_size=3200", "rollout.batch_size=3200", "updates=300", "lora.r=32"),
+    *("batch_size=3200", "engine.batch_size=3200", "updates=300", "lora.r=32"),
     *("optim.algorithm=muon", "optim.lr=6e-3", "optim.schedule=cosine", "evaluation.every=100"),
 ]
 OBJECTIVES = {
     "gdc": ["objective=gdc"],
-    "kl": ["objective=kl", "objective.epochs=1", "rollout.samples_per_prompt=16"],
+    "kl": ["objective=kl", "objective.epochs=1", "samples_per_prompt=16"],
 }
 
 

@@ -21,15 +21,15 @@ from torch import Tensor
 
 from klvi.config.compose import composer, to_config
 from klvi.evaluation.enumeration import ExactEvaluator
-from klvi.evaluation.plan import PRIOR_SAMPLES
+from klvi.evaluation.plan import PRIOR_SAMPLES, Plan
 from klvi.metrics import text
 from klvi.metrics.evaluate import evaluate
 from klvi.metrics.intervals import Estimate
 from klvi.metrics.measurement import Measurement
-from klvi.runs.run import assemble_evaluator, assemble_loop
+from klvi.runs.assembly import assemble_evaluator, assemble_loop
 from klvi.runs.schema import TrainConfig
 from klvi.samplers.ancestral import rescore
-from klvi.samples import Samples
+from klvi.samples import Draw, Samples
 from klvi.targets.base import Target
 from klvi.training.loop import Loop
 from klvi.verification.estimates import holds
@@ -83,7 +83,7 @@ def measured(
         own = found.samples.select(found.draw(found.log_policy, sizes[0], generator))
         prior = found.samples.select(found.draw(found.log_prior, sizes[1], generator))
         metrics = evaluate(
-            own,
+            Draw(own),
             target.log_unnormalised(own),
             beta=beta,
             prior_samples=replace(prior, entropy=None, kl=None),
@@ -95,15 +95,13 @@ def measured(
 
 def coverage(loop: Loop, exact: ExactEvaluator, samples: int, repetitions: int) -> dict[str, str]:
     """Per metric the share of intervals that hold the exact value."""
-    config = loop.config
-    sizes = (samples, config.evaluation.prior_samples or PRIOR_SAMPLES)
-    evaluation = config.evaluation.model_copy(update={"samples": samples})
-    exact = replace(exact, config=config.model_copy(update={"evaluation": evaluation}))
+    sizes = (samples, PRIOR_SAMPLES)
+    exact = replace(exact, plan=Plan(1, *sizes))
     truth = exact.evaluate(loop.update)
     held: dict[str, list[bool]] = defaultdict(list)
     refused: dict[str, int] = defaultdict(int)
     found = space(loop, exact)
-    for name, metric in measured(found, loop.target, config.beta, sizes, repetitions):
+    for name, metric in measured(found, loop.target, loop.target.beta, sizes, repetitions):
         value = truth.get(name)
         if metric is None:
             refused[name] += 1

@@ -5,17 +5,14 @@ from __future__ import annotations
 import surroundings  # noqa: F401 (before torch and rich)
 
 # isort: split
-import itertools
 import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
-from support import LENGTH, LETTERS, Enumeration
+from support import LENGTH, LETTERS, Enumeration, listed
 
-from klvi.engine.scoring import Completions
 from klvi.policy.policy import Policy
 from klvi.policy.prior import load_prior
 from klvi.policy.schema import EnumerableModelConfig, LoraSection
@@ -29,23 +26,12 @@ def enumerable_config() -> EnumerableModelConfig:
 @pytest.fixture
 def policy(enumerable_config: EnumerableModelConfig) -> Policy:
     """A fresh policy on the enumerable prior: equal to it until it is trained."""
-    return Policy(load_prior(enumerable_config), LoraSection(r=8), seed=0)
+    return Policy(load_prior(enumerable_config, kernels="none"), LoraSection(r=8), seed=0)
 
 
 @pytest.fixture
 def enumeration() -> Enumeration:
-    end = LETTERS
-    shorter = [
-        (*letters, *[end] * (LENGTH - k))
-        for k in range(LENGTH)
-        for letters in itertools.product(range(LETTERS), repeat=k)
-    ]
-    full = list(itertools.product(range(LETTERS), repeat=LENGTH))
-    tokens = torch.tensor(shorter + full)
-    lengths = ((tokens != end).sum(1) + 1).clamp_max(LENGTH)
-    one = torch.ones(len(tokens), dtype=torch.long)
-    start = torch.full((len(tokens), 1), end)
-    return Enumeration(Completions(start, one, tokens, lengths), tokens[:, -1] == end)
+    return listed()
 
 
 @pytest.fixture

@@ -19,8 +19,10 @@ from transformers import MistralConfig
 from klvi.contexts import Context, contexts_of
 from klvi.engine.scoring import Completions, next_tokens
 from klvi.files import digest
+from klvi.metrics.enumeration import enumerate_sequences
 from klvi.policy.policy import Policy
-from klvi.runs.schema import TrainConfig
+from klvi.randomness import Randomness
+from klvi.runs.schema import EvalConfig, TrainConfig
 from klvi.runs.trust import signature
 from klvi.samplers.ancestral import Ancestral
 from klvi.samples import Samples
@@ -67,6 +69,14 @@ class Enumeration:
         """`(S,)` log π0(x)."""
         with torch.no_grad():
             return self.log_probs(Policy(policy.prior))
+
+
+def listed(letters: int = LETTERS, length: int = LENGTH) -> Enumeration:
+    """All sequences of an enumerable prior, after its start token alone."""
+    found = enumerate_sequences(range(letters), letters, length)
+    one = torch.ones(len(found), dtype=torch.long)
+    start = torch.full((len(found), 1), letters)
+    return Enumeration(Completions(start, one, found.tokens, found.lengths), found.ended)
 
 
 def letter_reward(texts: list[str]) -> Tensor:
@@ -125,11 +135,20 @@ def train_config(**changes: object) -> TrainConfig:
         "name": "test",
         "updates": 2,
         "batch_size": 64,
-        "rollout": {"max_new_tokens": LENGTH},
+        "proposal": {"name": "policy"},
+        "engine": {"name": "torch"},
+        "max_new_tokens": LENGTH,
         "device": "cpu",
         "threads": 1,
     }
     return TrainConfig.model_validate(values | changes)
+
+
+def eval_config(config: TrainConfig, **changes: object) -> EvalConfig:
+    """What `klvi eval` measures of a run with `config`."""
+    values = config.model_dump(include=set(EvalConfig.model_fields))
+    del values["evaluation"]["every"]
+    return EvalConfig.model_validate(values | {"sampler": {"name": "ancestral"}} | changes)
 
 
 def sign(folder: Path, *code: Path) -> None:
@@ -140,7 +159,7 @@ def sign(folder: Path, *code: Path) -> None:
 
 
 def sample(
-    policy: Policy, contexts: Sequence[Context], *, generator: torch.Generator, **settings: Any
+    policy: Policy, contexts: Sequence[Context], *, seed: int = 0, **settings: Any
 ) -> Samples:
     """Unscored completions of the policy."""
-    return Ancestral(**settings).complete(policy, contexts, generator)
+    return Ancestral(**settings).complete(policy, contexts, Randomness("test", (seed,), 0))

@@ -14,9 +14,10 @@ ROOT = Path(klvi.__file__).parent
 LAYERS = [
     {"errors", "contexts", "conf", "spelling", "bounds"},
     {"files", "terminal", "interruption"},
+    {"registry"},
     {"schema"},
     {"console", "quoting"},
-    {"samples", "timing", "randomness"},
+    {"samples", "timing", "randomness", "processes"},
     {"metrics"},
     {"engine"},
     {"policy"},
@@ -74,7 +75,7 @@ def test_dependencies_point_one_way() -> None:
 
 
 def test_metrics_know_tensors_alone() -> None:
-    known = {"klvi.metrics", "klvi.samples", "klvi.errors", "torch", "numpy"}
+    known = {"klvi.metrics", "klvi.samples", "klvi.errors", "klvi.terminal", "torch", "numpy"}
     standard = sys.stdlib_module_names
     for file in (ROOT / "metrics").glob("*.py"):
         for name in imports(file):

@@ -225,8 +225,6 @@ def test_missing_files_are_refused(tmp_path: Path) -> None:
         contexts(tmp_path)
     with pytest.raises(UserError, match=r"not a readable text file"):
         contexts(tmp_path / "binary", b"\xff\xfe\x00")
-    with pytest.raises(UserError, match=r"prompts\.path is missing"):
-        load_contexts(FilePrompts(name="file"))
 
 
 def test_half_a_surrogate_pair_is_refused_in_any_field_and_name(tmp_path: Path) -> None:

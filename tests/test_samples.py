@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import pytest
 import torch
 from support import made_samples
 from torch.testing import assert_close
@@ -59,3 +60,24 @@ def test_the_last_token_is_no_input() -> None:
 def test_where_all_sequences_differ_each_stands_for_itself() -> None:
     first, place = made_samples([2, 3, 1]).distinct_inputs()
     assert first.tolist() == place.tolist() == [0, 1, 2]
+
+
+def test_replicates_of_different_parts_stay_apart() -> None:
+    first = replace(made_samples([1, 2]), replicate=torch.tensor([7, 7]))
+    both = Samples.concatenate([first, first, made_samples([4])])
+    assert both.replicate is not None
+    assert both.replicate.tolist() == [0, 0, 1, 1, 2]
+    assert both.select(torch.tensor([4, 0])).replicate.tolist() == [2, 0]  # type: ignore[union-attr]
+
+
+def test_parts_without_weights_get_equal_ones() -> None:
+    first = replace(made_samples([1, 2]), log_weight=torch.tensor([0.5, -0.5]))
+    both = Samples.concatenate([first, made_samples([4])])
+    assert both.log_weight is not None
+    assert both.log_weight.tolist() == [0.5, -0.5, 0.0]
+
+
+@pytest.mark.parametrize("name", ["replicate", "log_weight", "log_density"])
+def test_a_number_per_sample_has_one_for_each(name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        replace(made_samples([1, 2]), **{name: torch.zeros(2, 1)})

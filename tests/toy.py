@@ -135,7 +135,7 @@ class Problem:
             self.log_policy.sum(1),
             self.log_prior.sum(1),
             self.log_target,
-            self.reward,
+            {"reward": self.reward},
             beta=beta,
             n=n,
             n_prior=n_prior,

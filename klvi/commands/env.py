@@ -64,13 +64,13 @@ def _model_lines(config: EnvConfig) -> Iterator[str]:
     from klvi.policy.prior import load_prior
     from klvi.policy.self_check import check_policy, layer_kinds
     from klvi.prompts.contexts import load_contexts
-    from klvi.runs.run import prompted
+    from klvi.runs.assembly import prompted
 
     device = choose_device(config.device)
     use_device(device)
     prior = load_prior(config.model, device)
     prior, contexts = prompted(prior, load_contexts(config.prompts), config.prompts)
-    new_tokens = config.rollout.max_new_tokens
+    new_tokens = config.max_new_tokens
     prior.check_length(prior.encode(contexts)[0].shape[1], new_tokens)
     policy = Policy(prior, config.lora)
     with quiet_transformers():

@@ -26,7 +26,7 @@ def run(config: EvalConfig, context: Context) -> int:
     from klvi.engine.memory import out_of_memory
     from klvi.runs.defaults import choices_line
     from klvi.runs.load import load_policy
-    from klvi.runs.run import versions
+    from klvi.runs.manifest import versions
     from klvi.tracking.jsonl import to_json
     from klvi.tracking.output import Output, warning
     from klvi.tracking.tables import measurement_table
@@ -44,10 +44,13 @@ def run(config: EvalConfig, context: Context) -> int:
     output.print(measurement_table(evaluation.metrics, evaluation.exact, source, confidence))
     if evaluation.warning:
         output.print(warning(evaluation.warning))
+    for name, value in evaluation.info.items():
+        output.print(Text(f"{name}: {value:g}", style="dim"))
     report = {
         "policy": source,
         "metrics": {name: metric.to_json() for name, metric in evaluation.metrics.items()},
         **({"exact": evaluation.exact} if evaluation.exact else {}),
+        **({"info": dict(evaluation.info)} if evaluation.info else {}),
         "config": evaluator.config.model_dump(mode="json"),
         "versions": versions(),
     }

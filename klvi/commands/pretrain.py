@@ -33,8 +33,6 @@ def run(config: PretrainConfig, context: Context) -> int:
     assert config.out is not None, "checked above"
     out = Path(config.out).expanduser()
 
-    import torch
-
     from klvi.policy.loading import quiet_transformers
     from klvi.pretraining.fit import pretrain
     from klvi.pretraining.quality import measure
@@ -42,8 +40,6 @@ def run(config: PretrainConfig, context: Context) -> int:
     from klvi.tracking.output import Output
     from klvi.tracking.pretraining import PretrainingProgress, prior_card, quality_table
 
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
     output = Output()
     with whole_folder(out) as folder, quiet_transformers():
         texts, held_out = _texts(config)
@@ -66,9 +62,6 @@ def run(config: PretrainConfig, context: Context) -> int:
 
 
 def _out_problems(config: PretrainConfig) -> Iterator[str]:
-    if config.out is None:
-        yield "out: is missing; give the folder to write, as in out=DIR"
-        return
     problem = new_folder_problem(config.out)
     if problem:
         yield f"out={config.out}: {problem}"

@@ -7,7 +7,7 @@ from pathlib import Path
 from klvi import __version__ as VERSION
 from klvi.commands.context import Context
 from klvi.commands.schema import ResumeConfig
-from klvi.config.run_folder import is_finished, run_config, updates_saved
+from klvi.config.stored_run import is_finished, run_config, updates_saved
 from klvi.errors import UserError
 from klvi.runs.folder import claimed
 from klvi.runs.manifest import changes
@@ -34,10 +34,12 @@ def run(config: ResumeConfig, context: Context) -> int:
         accepted = _changes(directory, stored, accept=config.changed)
         _check_updates(directory, wanted, finished)
 
-        from klvi.runs.run import Run
+        from klvi.engine.kernels.process import prepare_process
+        from klvi.runs.assembly import assemble_run
 
+        prepare_process(stored.threads)
         longer = stored.model_copy(update={"updates": wanted})
-        Run(longer, directory, lock=lock, accepted=accepted).train()
+        assemble_run(longer, directory, lock=lock, accepted=accepted).train()
     return 0
 
 

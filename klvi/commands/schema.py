@@ -6,36 +6,45 @@ from typing import Annotated
 
 from pydantic import Field
 
-from klvi.engine.schema import CheckedRollout
 from klvi.policy.schema import LoraSection, Model
-from klvi.prompts.schema import Prompts
-from klvi.schema import Device, Location, Section
+from klvi.prompts.schema import PromptsSection
+from klvi.schema import Device, Location, Remedy, Section, Size
 
 
 class ExportConfig(Section):
     """`klvi export`: a merged Hugging Face folder of a run's policy, or of a prior."""
 
     run: Location | None = None
+    """folder of a run; null for the prior alone"""
     trust: bool = False
+    """whether code, files and tracking that another's run names are used; read them first"""
     model: Model
     lora: LoraSection = LoraSection()
-    out: Location | None = None
+    out: Annotated[Location, Remedy("the folder to write, as in {key}=DIR")]
+    """the folder to write"""
 
 
 class ResumeConfig(Section):
     """`klvi resume`: go on from a run's last checkpoint, to its end or to another one."""
 
-    run: Location | None = None
+    run: Annotated[Location, Remedy("the run's folder, as in {key}=runs/kl/DIR")]
+    """folder of the run"""
     trust: bool = False
+    """whether code, files and tracking that another's run names are used; read them first"""
     changed: bool = False
+    """whether to go on where klvi, code, prompts or prior are not what they were"""
     updates: Annotated[int, Field(ge=1)] | None = None
+    """null: as in the run; else its new end, of a finished run too: learning rate and annealing go
+    on as in a run of that many updates, and the final adapter stays until there is another"""
 
 
 class EnvConfig(Section):
     """`klvi env`: versions, devices and paths, and the check of a model's numbers."""
 
     model: Model
-    prompts: Prompts
+    prompts: PromptsSection
     lora: LoraSection = LoraSection()
-    rollout: CheckedRollout = CheckedRollout()
+    max_new_tokens: Size = 48
+    """longest completion that is checked"""
     device: Device = "auto"
+    """auto (CUDA, else the CPU), cpu, cuda, cuda:N or mps"""

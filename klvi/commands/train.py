@@ -6,7 +6,7 @@ from pathlib import Path
 
 from klvi import __version__ as VERSION
 from klvi.commands.context import Context
-from klvi.config.run_folder import is_finished, run_config
+from klvi.config.stored_run import is_finished, run_config
 from klvi.errors import UserError
 from klvi.quoting import command
 from klvi.runs.choices import same_run
@@ -22,9 +22,9 @@ def run(config: TrainConfig, context: Context) -> int:
     with claimed(context.directory, "hydra.run.dir", tell) as lock:
         _check_folder(config, context.directory)
 
-        from klvi.runs.run import Run
+        from klvi.runs.assembly import assemble_run
 
-        Run(config, context.directory, lock=lock).train()
+        assemble_run(config, context.directory, lock=lock).train()
     return 0
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.resources
-import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,11 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra import version
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path
-from hydra.core.config_search_path import SearchPathQuery
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -26,15 +20,22 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel
 
 from klvi.commands.schema import EnvConfig, ExportConfig, ResumeConfig
-from klvi.config.rules import broken_rules, flat
-from klvi.config.validation import spelled, validate
+from klvi.config.consistency import broken_rules, flat, unmet_needs
+from klvi.config.hydra_api import (
+    further_folders,
+    initialised,
+    read_with,
+    register_resolver,
+)
+from klvi.config.keys import keys, missing, named_sections, section_of, sections_of
+from klvi.config.values import validate
 from klvi.errors import UserError
 from klvi.policy.schema import name_of_path
 from klvi.pretraining.schema import PretrainConfig
+from klvi.registry import CONF, plugins
 from klvi.runs.schema import EvalConfig, SampleConfig, TrainConfig
 from klvi.verification.schema import VerifyConfig
 
-VERSION_BASE = "1.3"
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
 CONF_DIRECTORY = Path(str(importlib.resources.files("klvi.conf"))).resolve()
 SCHEMAS: dict[str, type[BaseModel]] = {
@@ -49,6 +50,8 @@ SCHEMAS: dict[str, type[BaseModel]] = {
 }
 # Commands that take a run's policy, or a prior alone.
 OF_A_RUN = ("eval", "sample", "export")
+IS_MISSING = ": is missing"
+MISSING = "???"  # OmegaConf's
 
 
 @cache
@@ -62,17 +65,6 @@ def _sweep_name(*, _root_: DictConfig) -> str:
     return "sweep" if OmegaConf.is_interpolation(_root_, "name") else str(_root_.name)
 
 
-def _groups(*names: str, _root_: DictConfig) -> str:
-    """A line per config group: its choices, and in brackets the present one, for the help."""
-    loader = GlobalHydra.instance().config_loader()
-    chosen = _root_.hydra.runtime.choices
-    lines = []
-    for name in names:
-        choices = ", ".join(loader.get_group_options(name, ObjectType.CONFIG))
-        lines.append(f"  {name:<24}{choices}  [{spelled(chosen.get(name))}]")
-    return "\n".join(lines)
-
-
 def _model_name(*, _parent_: DictConfig) -> str:
     """What a model without a name of its own is called: by its path."""
     known = not OmegaConf.is_missing(_parent_, "path")
@@ -80,18 +72,70 @@ def _model_name(*, _parent_: DictConfig) -> str:
     return name_of_path(None if path is None else str(path))
 
 
-OmegaConf.register_new_resolver("klvi.model_name", _model_name, replace=True)
-OmegaConf.register_new_resolver("klvi.id", run_id, replace=True, use_cache=True)
-OmegaConf.register_new_resolver("klvi.sweep_name", _sweep_name, replace=True)
-OmegaConf.register_new_resolver("klvi.groups", _groups, replace=True)
+register_resolver("klvi.model_name", _model_name)
+register_resolver("klvi.id", run_id, use_cache=True)
+register_resolver("klvi.sweep_name", _sweep_name)
+
+
+def with_defaults(annotation: Any, raw: Any) -> Any:
+    """The values of a section with the defaults of the keys that `raw` leaves out.
+
+    A required key without a value is OmegaConf's `???`; a group that is not chosen stays away.
+    """
+    named = named_sections(annotation)
+    if named is not None and isinstance(raw, Mapping):
+        return {key: with_defaults(named, value) for key, value in raw.items()}
+    section = section_of(annotation, raw) if isinstance(raw, Mapping) else None
+    if section is None:
+        return raw
+    values = dict(raw)
+    for key, field in section.model_fields.items():
+        if key in values:
+            values[key] = with_defaults(field.annotation, values[key])
+        elif not field.is_required():
+            default = field.get_default(call_default_factory=True)
+            values[key] = default.model_dump() if isinstance(default, BaseModel) else default
+        elif len(sections_of(field.annotation)) == 0:
+            values[key] = MISSING
+    return values
+
+
+def _filled(path: str, raw: dict[str, Any], is_global: bool) -> dict[str, Any]:
+    """The values of a YAML file, its section's defaults in it; other files as they are."""
+    group, _, name = path.rpartition("/")
+    if not group:
+        schema = SCHEMAS.get(name)
+        return raw if schema is None else with_defaults(schema, raw)
+    annotation = _group_annotation(group)
+    if annotation is None:
+        return raw
+    if is_global:
+        below = raw.get(group)
+        return raw if below is None else raw | {group: with_defaults(annotation, below)}
+    return dict(with_defaults(annotation, raw))
+
+
+@cache
+def _group_annotation(group: str) -> Any:
+    """What a config group chooses among; None for a folder of files that are no sections."""
+    for schema in SCHEMAS.values():
+        field = schema.model_fields.get(group)
+        if field is not None and sections_of(field.annotation):
+            return field.annotation
+    return None
 
 
 @dataclass(frozen=True)
 class Composer:
     """Composes a command's configuration as Hydra will, without running anything."""
 
-    hydra: Hydra
+    hydra: Any
     config_name: str
+
+    @property
+    def loader(self) -> Any:
+        """Hydra's own."""
+        return self.hydra.config_loader
 
     def compose(self, overrides: Sequence[str], mode: RunMode = RunMode.RUN) -> DictConfig:
         """The composed configuration, the `hydra` node included, for reading.
@@ -102,7 +146,7 @@ class Composer:
 
     def groups(self) -> list[str]:
         """The config groups there are, the user's included."""
-        return list(self.hydra.config_loader.list_groups(""))
+        return list(self.loader.list_groups(""))
 
     def is_group(self, key: str) -> bool:
         """Whether an override of `key` chooses a file."""
@@ -115,7 +159,7 @@ class Composer:
 
 @lru_cache
 def _choices(composer: Composer, group: str) -> list[str]:
-    return list(composer.hydra.config_loader.get_group_options(group, ObjectType.CONFIG))
+    return list(composer.loader.get_group_options(group, ObjectType.CONFIG))
 
 
 @lru_cache(maxsize=8)
@@ -127,22 +171,27 @@ def _compose(composer: Composer, overrides: tuple[str, ...], mode: RunMode) -> D
     return cfg
 
 
+def set_folders(config_directory: str | None) -> None:
+    """Let Hydra find klvi's YAML files, those of installed packages, and the user's."""
+    read_with(_filled)
+    packages = [str(importlib.resources.files(package)) for package in _packages()]
+    further_folders(
+        *packages, *([] if config_directory is None else [str(Path(config_directory).absolute())])
+    )
+
+
+@cache
+def _packages() -> tuple[str, ...]:
+    """Installed packages that hold YAML files for klvi's groups."""
+    return tuple(str(package.__name__) for _, package in plugins(CONF))
+
+
 @contextlib.contextmanager
 def composer(config_name: str, config_directory: str | None = None) -> Iterator[Composer]:
     """A composer over klvi's YAML files, and the user's in `config_directory`."""
-    version.setbase(VERSION_BASE)
-    search_path = create_config_search_path(str(CONF_DIRECTORY))
-    if config_directory is not None:
-        # The place where Hydra itself puts `--config-dir`.
-        search_path.prepend(
-            "command-line",
-            f"file://{os.path.abspath(config_directory)}",
-            SearchPathQuery(provider="schema"),
-        )
-    try:
-        yield Composer(Hydra.create_main_hydra2("klvi", search_path), config_name)
-    finally:
-        GlobalHydra.instance().clear()
+    set_folders(config_directory)
+    with initialised(CONF_DIRECTORY) as hydra:
+        yield Composer(hydra, config_name)
 
 
 def one_line(error: BaseException) -> str:
@@ -169,16 +218,28 @@ def problems_of(command: str, cfg: DictConfig) -> list[str]:
     try:
         raw = relevant(command, plain(cfg))
     except OmegaConfBaseException as error:
-        return [_interpolation_problem(error)]
-    missing = [f"{key}: is missing" for key, value in flat(raw) if value == "???"]
-    if missing:
-        return missing
-    validated = validate(SCHEMAS[command], raw)
-    return [*validated.problems, *broken_rules(command, raw, validated.wrong)]
+        return [f"{error.full_key}: {str(error).splitlines()[0]}"]
+    schema = SCHEMAS[command]
+    fields = keys(schema, raw)
+    left_out = [missing(key, fields.get(key)) for key, value in flat(raw) if value == MISSING]
+    raw = _without_missing(raw)
+    validated = validate(schema, raw)
+    given = [problem for problem in validated.problems if IS_MISSING not in problem]
+    left_out += [problem for problem in validated.problems if IS_MISSING in problem]
+    return [
+        *given,
+        *dict.fromkeys(left_out),
+        *unmet_needs(schema, raw),
+        *broken_rules(command, raw, validated.wrong),
+    ]
 
 
-def _interpolation_problem(error: OmegaConfBaseException) -> str:
-    return f"{error.full_key}: {str(error).splitlines()[0]}"
+def _without_missing(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_missing(value) if isinstance(value, Mapping) else value
+        for key, value in values.items()
+        if value != MISSING
+    }
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -193,6 +254,7 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 
 
 def relevant(command: str, raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what a model's YAML sets for training, where the command trains nothing."""
-    others = set(TrainConfig.model_fields) - set(SCHEMAS[command].model_fields)
+    """Without what a model's YAML sets for other commands."""
+    own = SCHEMAS[command].model_fields
+    others = {key for schema in SCHEMAS.values() for key in schema.model_fields} - set(own)
     return {key: value for key, value in raw.items() if key not in others}

@@ -10,9 +10,23 @@ import annotated_types
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from klvi.schema import InWords
+from klvi.schema import Choice, InWords, Remedy
+from klvi.spelling import suggestion
 
 Raw = Mapping[str, Any]
+
+# What keys of earlier versions are called now.
+RENAMED = {
+    "rollout.max_new_tokens": "max_new_tokens",
+    "rollout.samples_per_prompt": "samples_per_prompt",
+    "rollout.batch_size": "engine.batch_size",
+    "rollout.micro_batch_tokens": "engine.micro_batch_tokens",
+    "rollout.engine": "engine.name",
+    "rollout.engine_memory": "engine.memory",
+    "objective.proposal": "proposal.name",
+    "objective.prior_share": "proposal.prior_share",
+    "objective.divergence": "proposal.divergence",
+}
 
 
 def keys(schema: type[BaseModel], raw: Raw) -> dict[str, FieldInfo | None]:
@@ -92,6 +106,8 @@ def section_of(annotation: Any, raw: object) -> type[BaseModel] | None:
 def sections_of(annotation: Any) -> list[type[BaseModel]]:
     """The sections among which a group chooses; empty where the annotation is a value's."""
     annotation = _bare(annotation)
+    if isinstance(annotation, type) and issubclass(annotation, Choice):
+        return list(annotation.members()) if Choice in annotation.__bases__ else [annotation]
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     if _is_union(annotation):
@@ -170,3 +186,63 @@ def _is_union(annotation: Any) -> bool:
 
 def _is_field(item: object) -> bool:
     return isinstance(item, FieldInfo)
+
+
+def unknown_key(key: str, schema: type[BaseModel], raw: Raw, *more: str) -> str:
+    """The line for a key that is none, with the nearest spelling among the keys and `more`."""
+    if key in RENAMED:
+        return f"{key}: is now {RENAMED[key].removesuffix('.name')}"
+    known = keys(schema, raw)
+    parent = key.rpartition(".")[0]
+    group, _, rest = key.partition(".")
+    choice = _other_choice(schema, raw, group, rest.partition(".")[0])
+    if choice:
+        return f"{key}: {choice}"
+    near = suggestion(key, [*known, *more])
+    siblings = [k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == parent]
+    hint = f"; {parent} has {', '.join(siblings)}" if parent and siblings else ""
+    return f"{key}: unknown key{near or hint}"
+
+
+def _other_choice(schema: type[BaseModel], raw: Raw, parent: str, last: str) -> str | None:
+    """Where another choice of the same group has the key, say so."""
+    field = schema.model_fields.get(parent)
+    section = section_of(field.annotation, raw.get(parent)) if field else None
+    if field is None or section is None or last in section.model_fields:
+        return None
+    owners = [
+        f"{parent}={name}"
+        for other in sections_of(field.annotation)
+        if last in other.model_fields
+        for name in names_of(other)
+    ]
+    chosen = raw[parent].get("name")
+    if not owners:
+        return None
+    return f"not a key of {parent}={chosen}, but of {' and '.join(owners)}"
+
+
+def spelled(value: object) -> str:
+    """A value as the command line spells it."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{k}: {spelled(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(spelled, value)) + "]"
+    try:
+        return str(value)
+    except ValueError:  # an integer of more digits than Python writes
+        return f"{value:#x}"
+
+
+def missing(key: str, field: FieldInfo | None) -> str:
+    """The line for a required key without a value."""
+    metadata = [] if field is None else field.metadata
+    remedies = [item.words.format(key=key) for item in metadata if isinstance(item, Remedy)]
+    several = field is not None and len(sections_of(field.annotation)) > 1
+    if several:
+        choose = f"choose one, as in {key}=NAME" if "." not in key else "give one with a name"
+    else:
+        choose = f"give {next(iter(remedies), described(field))}"
+    return f"{key}: is missing; {choose}"

@@ -39,7 +39,7 @@ def _reward(values: Values, prefix: str) -> Iterator[str]:
         case "python":
             yield from _reward_function(f"{prefix}function", values.get(f"{prefix}function", ""))
         case "classifier":
-            yield from _reward_classifier(f"{prefix}path", values.get(f"{prefix}path", ""))
+            yield from missing_folder(f"{prefix}path", values.get(f"{prefix}path"))
             yield from _reward_device(f"{prefix}device", values.get(f"{prefix}device"))
         case "lexicon":
             yield from _reward_lexicon(values, prefix)
@@ -51,10 +51,7 @@ def _reward(values: Values, prefix: str) -> Iterator[str]:
             )
 
 
-def _reward_function(key: str, function: str | None) -> Iterator[str]:
-    if function is None:
-        yield f"{key}: is missing; give {key}=FILE.py:NAME"
-        return
+def _reward_function(key: str, function: str) -> Iterator[str]:
     file, colon, name = function.rpartition(":")
     if not function:
         return
@@ -84,13 +81,6 @@ def _defined(key: str, function: str, file: Path, name: str) -> Iterator[str]:
     if name not in names | bound and "*" not in bound:
         defined = f"it defines {', '.join(sorted(names))}" if names else "it defines no function"
         yield f"{key}={function}: {file} has no {name}; {defined}"
-
-
-def _reward_classifier(key: str, path: str | None) -> Iterator[str]:
-    if path is None:
-        yield f"{key}: is missing; give a sequence-classification model: {key}=HUB_ID_OR_FOLDER"
-    else:
-        yield from missing_folder(key, path)
 
 
 def _reward_device(key: str, device: str | None) -> Iterator[str]:

@@ -16,8 +16,8 @@ Stage = Literal["loading", "decoding", "scoring", "computing rewards", "updating
 
 REMEDIES: dict[Stage, str] = {
     "loading": "set model.dtype=bfloat16, or take a smaller model",
-    "decoding": "lower rollout.batch_size or rollout.max_new_tokens",
-    "scoring": "lower rollout.micro_batch_tokens",
+    "decoding": "lower engine.batch_size or max_new_tokens",
+    "scoring": "lower engine.micro_batch_tokens",
     "computing rewards": "lower reward.batch_size, or take a smaller reward model",
     "updating": "lower optim.micro_batch_tokens, or set optim.gradient_checkpointing=true",
     "evaluating": "lower evaluation.samples and evaluation.prior_samples",

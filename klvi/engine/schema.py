@@ -1,4 +1,4 @@
-"""How completions are sampled, and by what."""
+"""What generates and scores tokens, and in what batches."""
 
 from __future__ import annotations
 
@@ -12,21 +12,15 @@ from klvi.schema import Section, Size
 VLLM_NEEDS = "vLLM 0.33 needs torch 2.13.0, transformers below 5.20 and Python 3.11 or later"
 
 
-class RolloutSection(Section):
-    """How completions are sampled: always at temperature 1, never truncated.
+class EngineSection(Section):
+    """How completions are sampled: always at temperature 1, never truncated."""
 
-    A null batch size is chosen by the model's size, its vocabulary and the length.
-    """
-
-    max_new_tokens: Size = 48
+    name: Literal["auto", "torch", "graph", "vllm"] = "auto"
+    kernels: Literal["auto", "none"] = "auto"
+    """auto: faster forms of a model's layers where there are any; none: the model as it is"""
     batch_size: Size | None = None
+    """completions generated at once; null: chosen by the model's size, vocabulary and the length"""
     micro_batch_tokens: Annotated[int, Field(ge=1)] | None = None
-    samples_per_prompt: Size | None = None
-    engine: Literal["torch", "graph", "vllm"] = "torch"
-    engine_memory: Annotated[float, Field(gt=0, lt=1)] = 0.3
-
-
-class CheckedRollout(Section):
-    """How far completions are checked."""
-
-    max_new_tokens: Size = 48
+    """tokens of a scoring pass; null: chosen by the device, the vocabulary and the model's size"""
+    memory: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """share of the GPU that vllm takes"""

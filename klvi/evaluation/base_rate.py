@@ -8,7 +8,7 @@ from torch import Tensor
 CONFIDENCE = 0.95
 REMEDIES = (
     "what helps: prompts that lead there (prompts=file), a softer reward that scores what comes "
-    "near (reward=sum adds one), or a longer rollout.max_new_tokens"
+    "near (reward=sum adds one), or a longer max_new_tokens"
 )
 
 

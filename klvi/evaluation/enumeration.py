@@ -14,14 +14,12 @@ from transformers import PreTrainedModel
 from klvi.contexts import Context
 from klvi.engine.scoring import Completions, next_tokens
 from klvi.errors import UserError
-from klvi.evaluation.plan import evaluation_plan
+from klvi.evaluation.plan import Plan
 from klvi.evaluation.schema import MAX_SEQUENCES
 from klvi.metrics.enumeration import Enumeration, enumerate_sequences
 from klvi.metrics.exact import Exact, averaged, exact_metrics
 from klvi.policy.policy import Policy
-from klvi.policy.schema import EnumerableModelConfig
 from klvi.rewards.scoring import scored
-from klvi.runs.schema import MeasureConfig
 from klvi.samples import Samples
 from klvi.targets.base import Target
 
@@ -31,15 +29,28 @@ class ExactEvaluator:
     """Gives the metrics of the policy as it is now the values that they estimate.
 
     Of C contexts all S sequences are listed, each context's values are computed, and then averaged.
-    What does not change during a run (the sequences, their prior, reward and target) is computed
+    What does not change during a run (the sequences, their prior, scores and target) is computed
     once. Everything is in float64, whatever the policy is trained in.
+
+    Attributes:
+        policy: of an enumerable prior.
+        target: the target; its log P are summed once.
+        letters: of the prior.
+        length: tokens of a completion at most.
+        contexts: what the sequences complete.
+        plan: the samples that the values of `eval/ess`, duplicates and distinct-n are given for.
+        batch_size: prefixes in a forward pass; None for all.
     """
 
-    config: MeasureConfig
     policy: Policy
     target: Target
+    letters: int
+    length: int
     contexts: Sequence[Context] = (Context(0),)
+    plan: Plan = field(default_factory=Plan)
+    batch_size: int | None = None
     _scored: Samples | None = field(default=None, init=False)
+    _log_targets: Tensor | None = field(default=None, init=False)
 
     def evaluate(self, update: int) -> Exact:
         """The exact value of every metric that has one, by the metric's name.
@@ -49,34 +60,27 @@ class ExactEvaluator:
         """
         samples = self.scored(update)
         shape = len(self.contexts), len(self.sequences)
-        reward = samples.reward.reshape(shape)
-        log_target = self.log_targets(update)
-        plan = evaluation_plan(self.config.evaluation, len(self.contexts))
-        rows = zip(self.log_policies(), self.log_priors, log_target, reward, strict=True)
+        scores = {name: values.reshape(shape) for name, values in samples.scores.items()}
+        tables = self.log_policies(), self.log_priors, self.log_targets(update)
         return averaged(
             [
                 exact_metrics(
                     self.sequences,
-                    log_policy,
-                    log_prior,
-                    log_target,
-                    reward,
-                    beta=self.config.beta,
-                    n=plan.samples,
-                    n_prior=plan.prior_samples,
+                    *log_probs,
+                    {name: values[row] for name, values in scores.items()},
+                    beta=self.target.beta,
+                    n=self.plan.samples,
+                    n_prior=self.plan.prior_samples,
                 )
-                for log_policy, log_prior, log_target, reward in rows
+                for row, log_probs in enumerate(zip(*tables, strict=True))
             ]
         )
 
     @cached_property
     def sequences(self) -> Enumeration:
         """All S sequences that a rollout of a context can have."""
-        model = self.config.model
-        assert isinstance(model, EnumerableModelConfig)
         end = self.policy.prior.stop_token_ids[0]
-        length = self.config.rollout.max_new_tokens
-        return enumerate_sequences(range(model.letters), end, length, MAX_SEQUENCES)
+        return enumerate_sequences(range(self.letters), end, self.length, MAX_SEQUENCES)
 
     def check_size(self) -> None:
         """Raises UserError where all sequences of all contexts are too many to list."""
@@ -141,10 +145,12 @@ class ExactEvaluator:
         return self._scored
 
     def log_targets(self, update: int) -> Tensor:
-        """`(C, S)` log P(x), unnormalised, nats per sequence.
+        """`(C, S)` log P(x), unnormalised, nats per sequence, computed once.
 
         Raises UserError where the target excludes all sequences of a context.
         """
+        if self._log_targets is not None:
+            return self._log_targets
         shape = len(self.contexts), len(self.sequences)
         log_target = self.target.log_unnormalised(self.scored(update)).reshape(shape)
         if bool((log_target == -torch.inf).all(1).any()):
@@ -152,6 +158,7 @@ class ExactEvaluator:
                 f"target={self.target.name}: none of the prior's {shape[1]:,} sequences "
                 "satisfies it: lower target.threshold, or choose another reward"
             )
+        self._log_targets = log_target
         return log_target
 
     def _log_next(self, model: PreTrainedModel) -> Tensor:
@@ -165,7 +172,7 @@ class ExactEvaluator:
         prompts, prompt_lengths = self.policy.prior.encode(self.contexts)
         pairs = torch.cartesian_prod(torch.arange(len(self.contexts)), torch.arange(len(rows)))
         parts = []
-        at_once = self.config.rollout.batch_size or len(pairs)
+        at_once = self.batch_size or len(pairs)
         with float64(model):
             for part in pairs.to(self.policy.device).split(at_once):
                 context, row = part.unbind(1)
@@ -190,10 +197,9 @@ class ExactEvaluator:
     @cached_property
     def _branches(self) -> Tensor:
         """`(S,)` the first of the R longest prefixes that begins with each sequence."""
-        letters = int(self.policy.prior.stop_token_ids[0])
         prefix = self.sequences.tokens[:, :-1]
-        digits = torch.where(prefix < letters, prefix, 0)
-        powers = letters ** torch.arange(prefix.shape[1]).flip(0)
+        digits = torch.where(prefix < self.letters, prefix, 0)
+        powers = self.letters ** torch.arange(prefix.shape[1]).flip(0)
         return (digits * powers).sum(1)
 
 

@@ -1,4 +1,4 @@
-"""Measuring a policy against its target: the same for every objective, sampler and prior."""
+"""Measuring a policy or a sampler against its target: the same for every method and prior."""
 
 from __future__ import annotations
 
@@ -9,37 +9,40 @@ from functools import cached_property
 from klvi.contexts import Context
 from klvi.errors import UserError
 from klvi.evaluation.enumeration import ExactEvaluator
-from klvi.evaluation.plan import Plan, evaluation_plan
+from klvi.evaluation.plan import Plan
 from klvi.metrics.evaluate import evaluate
 from klvi.metrics.frontier import frontier_violation
 from klvi.metrics.measurement import Metric, Unavailable
 from klvi.policy.policy import Policy
-from klvi.policy.schema import EnumerableModelConfig
+from klvi.processes import ALONE, Processes
 from klvi.prompts.stream import PromptStream
 from klvi.randomness import Randomness
-from klvi.runs.schema import MeasureConfig
 from klvi.samplers.ancestral import Ancestral, log_policy_of
-from klvi.samples import Samples
+from klvi.samplers.base import Sampler
+from klvi.samplers.sharded import sample_sharded
+from klvi.samples import Draw, Samples
 from klvi.targets.base import Target
-from klvi.targets.schema import PosteriorTarget
+from klvi.targets.posterior import Posterior
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured, and the policy's samples behind it.
+    """What was measured, and the samples behind it.
 
     Attributes:
         metrics: the estimates, by name.
-        samples: scored samples of the policy.
+        samples: scored samples of what was measured.
         exact: where the prior is enumerable, the values that the metrics estimate, and the
             target's own (`target/…`); None where one is infinite or undefined.
-        warning: a line that says that the numbers cannot be right, where they cannot.
+        warning: why the numbers cannot be right, where they cannot.
+        info: the sampler's own numbers, by its names.
     """
 
     metrics: dict[str, Metric]
     samples: Samples
     exact: Mapping[str, float | None] = field(default_factory=dict)
     warning: str | None = None
+    info: Mapping[str, float] = field(default_factory=dict)
 
 
 def repeated(contexts: Sequence[Context], times: int) -> list[Context]:
@@ -49,50 +52,88 @@ def repeated(contexts: Sequence[Context], times: int) -> list[Context]:
 
 @dataclass
 class Evaluator:
-    """Measures a policy with fresh samples of its own and one fixed set of the prior's.
+    """Measures a policy, or a sampler that uses it, with fresh samples and a fixed set of π0's.
 
-    Where there are many contexts, those that are measured are drawn once. `notes` are what the user
-    should know of how it was assembled, a line each.
+    Where there are many contexts, those that are measured are drawn once. The same seed draws the
+    same random numbers at every evaluation, so that two evaluations of one policy agree and those
+    of a moving policy differ by no more than it moved.
 
-    The same seed draws the same random numbers at every evaluation, so that two evaluations of one
-    policy agree and those of a moving policy differ by no more than it moved.
+    Attributes:
+        policy: what is measured, or what the sampler draws from.
+        target: what it is measured against.
+        contexts: all contexts.
+        ancestral: draws from the policy and from its prior.
+        sampler: what is measured in the policy's place; None for the policy itself.
+        plan: how many samples of how many contexts.
+        ess_floor: effective sample size below which importance-sampled metrics are unavailable.
+        confidence: of the intervals.
+        seed: of samples and contexts.
+        enumeration: gives the exact values; None where the sequences cannot be listed.
+        notes: what the user should know of how it was assembled, a line each.
     """
 
-    config: MeasureConfig
     policy: Policy
     target: Target
     contexts: PromptStream
+    ancestral: Ancestral
+    sampler: Sampler | None = None
+    plan: Plan = field(default_factory=Plan)
+    ess_floor: float = 30.0
+    confidence: float = 0.95
+    seed: int = 1
+    enumeration: ExactEvaluator | None = None
     notes: list[str] = field(default_factory=list)
+    processes: Processes = ALONE
+
+    def __post_init__(self) -> None:
+        self._follow()
+
+    def _follow(self) -> None:
+        """Exact values of this target, which may have been fitted or replaced, and this plan."""
+        listed = self.enumeration
+        if listed is not None and (listed.target is not self.target or listed.plan != self.plan):
+            self.enumeration = replace(listed, target=self.target, plan=self.plan)
 
     def evaluate(self, update: int) -> Evaluation:
-        """All `eval/…` metrics of the policy as it is now; `update` is named in errors."""
-        metrics, samples = self.measure(update)
-        return Evaluation(metrics, samples, self._exact(update), self._warning(metrics))
+        """All `eval/…` metrics as they are now; `update` is named in errors."""
+        metrics, draw = self.measure(update)
+        exact = self._exact(update)
+        if draw.represents != "policy":
+            # What is enumerated is the policy and the target, not what a sampler makes of them.
+            exact = {name: value for name, value in exact.items() if name.startswith("target/")}
+        return Evaluation(metrics, draw.samples, exact, self._warning(metrics), draw.info)
 
-    def measure(self, update: int) -> tuple[dict[str, Metric], Samples]:
-        """The estimates alone, and the samples of the policy that they come from."""
-        settings, plan = self.config.evaluation, self.plan
-        contexts = repeated(self._measured, plan.samples)
-        samples = self._complete(contexts, settings.seed, update, "evaluation")
-        prior = self._prior_samples
-        budget = self.config.rollout.micro_batch_tokens
-        moved = not self.policy.is_prior
-        log_policy = log_policy_of(self.policy, prior, budget) if moved else prior.log_prior
+    def measure(self, update: int) -> tuple[dict[str, Metric], Draw]:
+        """The estimates alone, and the draw that they come from."""
+        contexts = repeated(self._measured, self.plan.samples)
+        draw = self._draw(self.sampler, contexts, self.seed, update, "evaluation")
+        prior, samples = self._prior_samples, draw.samples
+        if draw.represents == "policy" and not self.policy.is_prior:
+            log_policy = log_policy_of(self.policy, prior, self.ancestral.budget)
+        else:
+            log_policy = prior.log_prior
         prior = replace(prior, log_policy=log_policy)
         metrics = evaluate(
-            samples,
+            draw,
             self.target.log_unnormalised(samples),
-            beta=self.config.beta,
+            beta=self.target.beta,
+            sampler="the policy" if self.sampler is None else type(self.sampler).__name__,
             prior_samples=prior,
             prior_log_target=self.target.log_unnormalised(prior),
             contexts=len(self.contexts.contexts),
-            ess_floor=settings.ess_floor,
-            confidence=settings.confidence,
-            seed=settings.seed,
+            ess_floor=self.ess_floor,
+            confidence=self.confidence,
+            seed=self.seed,
         )
-        return metrics, samples
+        return metrics, draw
+
+    def draw(self, count: int, seed: int, update: int) -> Samples:
+        """`count` scored samples, of the contexts in their order, over and over."""
+        contexts = self.contexts.first(count)
+        return self._draw(self.sampler, contexts, seed, update, "evaluation").samples
 
     def _exact(self, update: int) -> dict[str, float | None]:
+        self._follow()
         if self.enumeration is None:
             return {}
         exact = self.enumeration.evaluate(update)
@@ -100,58 +141,45 @@ class Evaluator:
 
     def _warning(self, metrics: Mapping[str, Metric]) -> str | None:
         """The frontier is that of the posterior; another target's log Z says nothing of it."""
-        if not isinstance(self.config.target, PosteriorTarget):
+        if not isinstance(self.target, Posterior):
             return None
         names = ("eval/reward", "eval/kl_prior", "eval/log_z")
         reward, kl_prior, log_z = (metrics[name] for name in names)
-        return frontier_violation(reward, kl_prior, log_z, self.config.beta)
+        return frontier_violation(reward, kl_prior, log_z, self.target.beta)
 
-    @cached_property
-    def enumeration(self) -> ExactEvaluator | None:
-        """What gives the exact values; None where the prior is not enumerable."""
-        if not isinstance(self.config.model, EnumerableModelConfig):
-            return None
-        return ExactEvaluator(self.config, self.policy, self.target, self.contexts.contexts)
-
-    @property
-    def plan(self) -> Plan:
-        """How many samples of how many prompts are measured."""
-        return evaluation_plan(self.config.evaluation, len(self.contexts.contexts))
+    def aim(self, target: Target) -> None:
+        """Measure against `target`, of the same scorers, from now on."""
+        self.target = target
+        self._follow()
 
     @cached_property
     def _measured(self) -> list[Context]:
         """The contexts that are measured, the same throughout a run."""
-        return self.contexts.subset(self.plan.contexts, self.config.evaluation.seed)
+        return self.contexts.subset(self.plan.contexts, self.seed)
 
     @cached_property
     def _prior_samples(self) -> Samples:
         """Samples of π0 that complete the proposal where the policy does not cover the target."""
         contexts = repeated(self._measured, self.plan.prior_samples)
         with self.policy.with_adapter(self.policy.zero_adapter()):
-            return self._complete(contexts, self.config.evaluation.seed, 0, "prior")
+            return self._draw(self.ancestral, contexts, self.seed, 0, "prior").samples
 
-    def draw(self, count: int, seed: int, update: int) -> Samples:
-        """`count` scored samples of the policy, of the contexts in their order, over and over."""
-        return self._complete(self.contexts.first(count), seed, update, "evaluation")
-
-    def _complete(self, contexts: list[Context], seed: int, update: int, purpose: str) -> Samples:
+    def _draw(
+        self, sampler: Sampler | None, contexts: list[Context], seed: int, update: int, purpose: str
+    ) -> Draw:
         """A scored sample per context; those of the policy with distributions behind their tokens.
 
         What `seed` gives for one `purpose` is independent of what it gives for another.
         Raises UserError where log-probabilities are not numbers.
         """
-        sampler = replace(self.sampler, distributions=purpose == "evaluation")
+        sampler = sampler or replace(self.ancestral, distributions=True)
         randomness = Randomness(purpose, (seed,), update)
-        samples = sampler.sample(self.policy, self.target, contexts, randomness).samples
-        if not bool(samples.log_policy.isfinite().all()):
+        draw = sample_sharded(
+            self.processes, sampler, self.policy, self.target, contexts, randomness
+        )
+        if not bool(draw.samples.log_policy.isfinite().all()):
             raise UserError(
-                f"model {self.config.model.name}: the policy's log-probabilities are not finite; "
+                f"model {self.policy.prior.name}: the policy's log-probabilities are not finite; "
                 "use model.dtype=float32, or a policy trained with a smaller optim.lr"
             )
-        return samples
-
-    @property
-    def sampler(self) -> Ancestral:
-        """What completes contexts."""
-        settings = self.config.rollout
-        return Ancestral(settings.max_new_tokens, settings.batch_size, settings.micro_batch_tokens)
+        return draw

@@ -1,4 +1,4 @@
-"""How precisely a policy is measured."""
+"""How often, and how precisely, a policy is measured."""
 
 from __future__ import annotations
 
@@ -13,13 +13,26 @@ MAX_SEQUENCES, MAX_LENGTH = 250_000, 24
 
 
 class EvaluationSection(Section):
-    """How often and how precisely the policy is measured."""
+    """How precisely the policy is measured."""
 
     samples: Annotated[int, Field(ge=2)] | None = None
+    """samples in all; null: 512, or with prompts 64 of each of at most 24 prompts"""
     prior_samples: Annotated[int, Field(ge=2)] | None = None
+    """samples of the prior in all; null: 1024, or with prompts as many as of the policy"""
     prompts: Annotated[int, Field(ge=2)] | None = None
+    """prompts measured, drawn once"""
     samples_per_prompt: Annotated[Size, Field(ge=2)] | None = None
-    every: Annotated[int, Field(ge=1)] = 20
+    """null: 64"""
     ess_floor: Annotated[float, Field(ge=1)] = 30.0
+    """effective samples below which a weighted estimate is unavailable"""
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """of the intervals"""
     seed: Annotated[int, Field(ge=0)] = 1
+    """of the evaluation's sampling"""
+
+
+class PeriodicEvaluation(EvaluationSection):
+    """How often, and how precisely, the policy is measured while it is trained."""
+
+    every: Annotated[int, Field(ge=1)] = 25
+    """updates between evaluations"""

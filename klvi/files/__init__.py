@@ -16,6 +16,7 @@ from klvi.files.json_object import read_json
 from klvi.files.places import (
     CONFIG,
     MANIFEST,
+    TARGET,
     WRITTEN,
     foreign_entry,
     new_file_problem,
@@ -35,6 +36,7 @@ __all__ = [
     "LEFTOVER",
     "MANIFEST",
     "MAX_BYTES",
+    "TARGET",
     "TEMPORARY",
     "WRITTEN",
     "append_text",

@@ -12,10 +12,10 @@ from klvi.files.disk import REMEDIES, TEMPORARY, disk_problem, kind_of
 from klvi.files.reading import SAFELY
 
 MEGABYTE = 1_000_000
-CONFIG, MANIFEST = "config.yaml", "manifest.json"
+CONFIG, MANIFEST, TARGET = "config.yaml", "manifest.json", "target.json"
 # What klvi writes at the top of a run's folder.
 WRITTEN = {
-    **dict.fromkeys((CONFIG, MANIFEST, "summary.json", "run.log"), "a file"),
+    **dict.fromkeys((CONFIG, MANIFEST, TARGET, "summary.json", "run.log"), "a file"),
     **dict.fromkeys(("metrics.jsonl", "samples.jsonl"), "a file"),
     **dict.fromkeys(("checkpoints", "adapter", "wandb"), "a folder"),
 }

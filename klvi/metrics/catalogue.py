@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from importlib.metadata import entry_points
 
 from klvi.metrics import enumeration as exact
 from klvi.metrics import estimators, importance, text
 from klvi.metrics.intervals import Estimate
-from klvi.metrics.measurement import Unavailable
+from klvi.metrics.measurement import Measurement, Unavailable
 from klvi.metrics.metric import (
+    WEIGHING,
     Drawn,
     MetricSpec,
     ess_interval,
@@ -22,13 +25,18 @@ from klvi.metrics.metric import (
     unit_interval,
     variation_interval,
 )
+from klvi.terminal import tell
 
+GROUP = "klvi.metrics"
 NATS, TOKENS, SHARE = "nats per sequence", "tokens", "share"
+DENSITY = frozenset({"density"})
+WEIGHTS = WEIGHING | {"potential"}
+ENUMERATION = frozenset({"enumeration"})
 
 
 def _distinct(order: int) -> MetricSpec:
     def estimate(drawn: Drawn) -> Estimate | Unavailable:
-        found = text.distinct(drawn.grams[order - 1])
+        found = text.distinct(drawn.grams[order - 1], drawn.sampling.units)
         return found or Unavailable(f"no sample has {order} tokens")
 
     return MetricSpec(
@@ -39,6 +47,7 @@ def _distinct(order: int) -> MetricSpec:
         exact=lambda listed: exact.distinct(listed, order),
         estimate=estimate,
         interval=unit_interval,
+        needs=frozenset({"equal weights"}),
     )
 
 
@@ -49,7 +58,7 @@ def _repetition(order: int) -> MetricSpec:
         group="Repetition",
         meaning="within a sample",
         exact=lambda listed: exact.repetition(listed, order),
-        estimate=lambda d: estimators.bounded_mean(text.repetition(d.grams[order - 1])),
+        estimate=lambda d: estimators.bounded_mean(text.repetition(d.grams[order - 1]), d.sampling),
         interval=unit_interval,
         bounded=True,
         column="repetition" if order == text.ORDERS[1] else None,
@@ -62,9 +71,10 @@ def _against_the_prior() -> Iterator[MetricSpec]:
         unit="the reward's",
         group="Reward",
         meaning="mean",
-        exact=lambda listed: float(listed.policy @ listed.reward),
-        estimate=lambda d: estimators.bounded_mean(d.reward),
+        exact=lambda listed: float(listed.policy @ listed.scores["reward"]),
+        estimate=lambda d: estimators.bounded_mean(d.score("reward"), d.sampling),
         interval=reward_interval,
+        needs=frozenset({"score/reward"}),
         numeric=True,
         bounded=True,
         column="reward",
@@ -76,8 +86,9 @@ def _against_the_prior() -> Iterator[MetricSpec]:
         group="Against the prior",
         meaning="KL(π‖π0), nats",
         exact=lambda listed: listed.mean(listed.log_policy - listed.log_prior),
-        estimate=lambda d: estimators.kl_prior(d.log_policy, d.log_prior, d.kl),
+        estimate=lambda d: estimators.kl_prior(d.log_density, d.log_prior, d.kl, d.sampling),
         interval=kl_prior_interval,
+        needs=DENSITY,
         numeric=True,
         column="KL(π‖π0)",
         update="objective/kl",
@@ -88,7 +99,7 @@ def _against_the_prior() -> Iterator[MetricSpec]:
         group="Against the prior",
         meaning="under π0",
         exact=exact.perplexity_prior,
-        estimate=lambda d: estimators.log_perplexity(d.log_prior, d.lengths.double()),
+        estimate=lambda d: estimators.log_perplexity(d.log_prior, d.lengths.double(), d.sampling),
         interval=exponential_interval,
         numeric=True,
         geometric=True,
@@ -105,8 +116,7 @@ def _against_the_target() -> Iterator[MetricSpec]:
         exact=exact.kl_reverse,
         weighted=importance.kl_reverse,
         interval=kl_interval,
-        needs_z=True,
-        infinite_outside=True,
+        needs=WEIGHTS | {"log_z", "support"},
         column="KL(π‖p)",
     )
     yield MetricSpec(
@@ -117,7 +127,7 @@ def _against_the_target() -> Iterator[MetricSpec]:
         exact=exact.kl_forward,
         weighted=importance.kl_forward,
         interval=kl_interval,
-        needs_z=True,
+        needs=WEIGHTS | {"log_z"},
         column="KL(p‖π)",
     )
     yield MetricSpec(
@@ -128,7 +138,7 @@ def _against_the_target() -> Iterator[MetricSpec]:
         exact=lambda listed: 0.5 * float((listed.policy - listed.target).abs().sum()),
         weighted=importance.total_variation,
         interval=variation_interval,
-        needs_z=True,
+        needs=WEIGHTS | {"log_z"},
     )
     yield MetricSpec(
         name="eval/log_z",
@@ -138,7 +148,7 @@ def _against_the_target() -> Iterator[MetricSpec]:
         exact=lambda listed: listed.log_z,
         weighted=importance.log_z,
         interval=nats_interval,
-        needs_z=True,
+        needs=WEIGHTS | {"log_z"},
     )
     yield MetricSpec(
         name="eval/log_z_lower",
@@ -146,9 +156,12 @@ def _against_the_target() -> Iterator[MetricSpec]:
         group=group,
         meaning="ELBO, nats",
         exact=lambda listed: listed.log_z - exact.kl_reverse(listed),
+        estimate=lambda d: estimators.mean(
+            d.log_target - d.log_density_sequence, sampling=d.sampling
+        ),
         weighted=importance.log_z_lower,
         interval=nats_interval,
-        infinite_outside=True,
+        needs=DENSITY | {"potential", "support"},
     )
     yield MetricSpec(
         name="eval/log_z_upper",
@@ -158,7 +171,7 @@ def _against_the_target() -> Iterator[MetricSpec]:
         exact=lambda listed: listed.log_z + exact.kl_forward(listed),
         weighted=importance.log_z_upper,
         interval=nats_interval,
-        needs_z=True,
+        needs=WEIGHTS | {"log_z"},
     )
     yield MetricSpec(
         name="eval/penalised_reward_std",
@@ -167,11 +180,11 @@ def _against_the_target() -> Iterator[MetricSpec]:
         meaning="0 at the target",
         exact=exact.penalised_reward_std,
         estimate=lambda d: estimators.standard_deviation(
-            estimators.penalised_reward(d.log_policy.sum(1), d.log_target, d.beta)
+            estimators.penalised_reward(d.log_density_sequence, d.log_target, d.beta), d.sampling
         ),
         interval=penalised_interval,
+        needs=DENSITY | {"support"},
         numeric=True,
-        infinite_outside=True,
     )
     yield MetricSpec(
         name="eval/ess",
@@ -181,6 +194,7 @@ def _against_the_target() -> Iterator[MetricSpec]:
         exact=exact.effective_sample_size,
         weighted=importance.effective_sample_size,
         interval=ess_interval,
+        needs=WEIGHTS,
     )
 
 
@@ -191,7 +205,8 @@ def _of_texts() -> Iterator[MetricSpec]:
         group="Diversity",
         meaning=NATS,
         exact=exact.entropy,
-        estimate=lambda d: estimators.entropy(d.log_policy, d.entropy),
+        estimate=lambda d: estimators.entropy(d.log_density, d.entropy, d.sampling),
+        needs=DENSITY,
         numeric=True,
         column="entropy",
         update="objective/entropy",
@@ -202,7 +217,10 @@ def _of_texts() -> Iterator[MetricSpec]:
         group="Diversity",
         meaning="nats per token",
         exact=lambda listed: exact.entropy(listed) / exact.length(listed),
-        estimate=lambda d: estimators.entropy_token(d.log_policy, d.lengths.double(), d.entropy),
+        estimate=lambda d: estimators.entropy_token(
+            d.log_density, d.lengths.double(), d.entropy, d.sampling
+        ),
+        needs=DENSITY,
         numeric=True,
     )
     yield from map(_distinct, text.ORDERS)
@@ -211,9 +229,9 @@ def _of_texts() -> Iterator[MetricSpec]:
         unit="BLEU",
         group="Diversity",
         meaning="among samples",
-        exact=lambda _: Unavailable("it has no closed form at a finite number of samples"),
-        estimate=lambda d: text.self_bleu_estimate(d.tokens, d.content, d.seed),
+        estimate=lambda d: text.self_bleu_estimate(d.tokens, d.content, d.seed, d.sampling.units),
         interval=unit_interval,
+        needs=frozenset({"equal weights"}),
     )
     yield MetricSpec(
         name="eval/duplicates",
@@ -221,8 +239,11 @@ def _of_texts() -> Iterator[MetricSpec]:
         group="Diversity",
         meaning="among samples",
         exact=exact.duplicates,
-        estimate=lambda d: text.duplicates(text.sequence_ids(d.tokens, d.lengths)),
+        estimate=lambda d: text.duplicates(
+            text.sequence_ids(d.tokens, d.lengths), d.sampling.units
+        ),
         interval=unit_interval,
+        needs=frozenset({"equal weights"}),
     )
     yield from map(_repetition, text.ORDERS[1:])
     yield MetricSpec(
@@ -231,7 +252,9 @@ def _of_texts() -> Iterator[MetricSpec]:
         group="Repetition",
         meaning="tokens in a row",
         exact=exact.longest_run,
-        estimate=lambda d: estimators.bounded_mean(text.longest_run(d.tokens, d.content)),
+        estimate=lambda d: estimators.bounded_mean(
+            text.longest_run(d.tokens, d.content), d.sampling
+        ),
         interval=tokens_interval(0.0),
         bounded=True,
     )
@@ -241,7 +264,7 @@ def _of_texts() -> Iterator[MetricSpec]:
         group="Length",
         meaning="tokens",
         exact=exact.length,
-        estimate=lambda d: estimators.bounded_mean(d.lengths.double()),
+        estimate=lambda d: estimators.bounded_mean(d.lengths.double(), d.sampling),
         interval=tokens_interval(1.0),
         bounded=True,
     )
@@ -251,44 +274,107 @@ def _of_texts() -> Iterator[MetricSpec]:
         group="Length",
         meaning="share that ends",
         exact=lambda listed: float(listed.policy @ listed.sequences.ended.double()),
-        estimate=lambda d: estimators.bounded_mean(d.ended.double()),
+        estimate=lambda d: estimators.bounded_mean(d.ended.double(), d.sampling),
         interval=unit_interval,
         bounded=True,
     )
 
 
-METRICS = {
-    spec.name: spec for spec in (*_against_the_prior(), *_against_the_target(), *_of_texts())
-}
-
-# What is said of the target itself, and of a policy whose sequences are all listed.
-EXACT_ONLY = (
-    MetricSpec(
+def _by_enumeration() -> Iterator[MetricSpec]:
+    """Of the target itself, and of a policy whose sequences are all listed."""
+    yield MetricSpec(
         name="target/entropy",
         unit=NATS,
         group="Target",
         meaning=NATS,
         exact=lambda listed: -listed.target_mean(listed.log_density),
-    ),
-    MetricSpec(
+        needs=ENUMERATION,
+    )
+    yield MetricSpec(
         name="target/reward",
         unit="the reward's",
         group="Target",
         meaning="mean",
-        exact=lambda listed: float(listed.target @ listed.reward),
-    ),
-    MetricSpec(
+        exact=lambda listed: float(listed.target @ listed.scores["reward"]),
+        needs=frozenset({"enumeration", "score/reward"}),
+    )
+    yield MetricSpec(
         name="target/kl_prior",
         unit=NATS,
         group="Target",
         meaning="KL(p‖π0), nats",
         exact=lambda listed: listed.target_mean(listed.log_density - listed.log_prior),
-    ),
-    MetricSpec(
+        needs=ENUMERATION,
+    )
+    yield MetricSpec(
         name="policy/largest_probability",
         unit="probability",
         group="Policy",
         meaning="of a sequence",
         exact=lambda listed: float(listed.policy.max()),
-    ),
-)
+        needs=ENUMERATION,
+    )
+
+
+def _cost() -> Iterator[MetricSpec]:
+    yield MetricSpec(
+        name="eval/cost_tokens",
+        unit="model tokens per sample",
+        group="Cost",
+        meaning="tokens per sample",
+        estimate=lambda d: Estimate(d.cost_tokens, 0.0, len(d.samples), 1.0),
+        # What this draw took is known, and no estimate.
+        interval=lambda found, _: Measurement(found.value, found.value, found.value, found.n),
+    )
+
+
+def _installed() -> Iterator[MetricSpec]:
+    """Those of installed packages: entry points of `klvi.metrics`, each a MetricSpec or its maker.
+
+    One that cannot be loaded costs a line on the standard error, and nothing else.
+    """
+    for entry in entry_points(group=GROUP):
+        try:
+            loaded = entry.load()
+            spec = loaded if isinstance(loaded, MetricSpec) else loaded()
+            if not isinstance(spec, MetricSpec):
+                raise TypeError(f"it gives a {type(spec).__name__}, not a MetricSpec")
+        except Exception as error:  # another package's code must not end a run
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            tell(f"warning: metric {entry.name} ({entry.value}) is left out: {reason}")
+            continue
+        yield spec
+
+
+class Catalogue(Mapping[str, MetricSpec]):
+    """Every metric by its name: klvi's own, and those of installed packages."""
+
+    @cached_property
+    def _specs(self) -> dict[str, MetricSpec]:
+        makers = (_against_the_prior, _against_the_target, _of_texts, _cost, _by_enumeration)
+        specs = {spec.name: spec for maker in makers for spec in maker()}
+        for spec in _installed():
+            if spec.name in specs:
+                tell(
+                    f"warning: metric {spec.name} of another package is left out: the name is taken"
+                )
+            else:
+                specs[spec.name] = spec
+        return specs
+
+    @property
+    def columns(self) -> list[MetricSpec]:
+        """Those with a column in a run's lines and a sweep's table."""
+        return [spec for spec in self.values() if spec.column]
+
+    def __getitem__(self, name: str) -> MetricSpec:
+        return self._specs[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._specs)
+
+    def __len__(self) -> int:
+        return len(self._specs)
+
+
+METRICS = Catalogue()

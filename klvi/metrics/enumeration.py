@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -68,7 +68,7 @@ class Listed:
         log_policy: log π(x).
         log_prior: log π0(x).
         log_target: log P(x), unnormalised; -inf where the target excludes x.
-        reward: the reward.
+        scores: `(S,)` each, by name.
         beta: units of the reward per nat.
         n: number of samples of the policy, for what depends on it.
         n_prior: number of samples of the prior.
@@ -78,7 +78,7 @@ class Listed:
     log_policy: Tensor
     log_prior: Tensor
     log_target: Tensor
-    reward: Tensor
+    scores: Mapping[str, Tensor]
     beta: float
     n: int
     n_prior: int = 0

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from klvi.metrics.availability import Lacking, lacking_in, refusal
 from klvi.metrics.catalogue import METRICS
 from klvi.metrics.intervals import Estimate
 from klvi.metrics.jackknife import GROUPS, averaged, debiased
 from klvi.metrics.measurement import Metric, Unavailable
-from klvi.metrics.metric import Drawn, MetricSpec, Scope
-from klvi.metrics.target import Trust, target_metrics, violations
-from klvi.samples import Samples
+from klvi.metrics.metric import WEIGHING, Drawn, MetricSpec, Scope
+from klvi.metrics.sampling import Sampling
+from klvi.metrics.target import Weighing, below_bound
+from klvi.samples import Draw, Samples
 
 MIN_SAMPLES = 2
+LOG_Z = "eval/log_z"
 Found = Estimate | Unavailable
 
 
 def evaluate(
-    samples: Samples,
+    draw: Draw,
     log_target: Tensor,
     *,
     beta: float,
+    sampler: str = "the sampler",
     prior_samples: Samples | None = None,
     prior_log_target: Tensor | None = None,
     contexts: int | None = None,
@@ -36,13 +41,14 @@ def evaluate(
     """Every metric that klvi reports, by its name, each with an interval or the reason for none.
 
     Each is estimated for each context by itself, and then averaged; intervals are those of the
-    mean over all contexts.
+    mean over all contexts. Weights and replicates of the samples count in all of them.
 
     Args:
-        samples: scored samples of the policy.
-        log_target: `(N,)` log P of `samples`, unnormalised, nats per sequence; -inf where the
+        draw: scored samples of what is measured.
+        log_target: `(N,)` log P of the samples, unnormalised, nats per sequence; -inf where the
             target excludes a sample.
         beta: temperature, for `eval/penalised_reward_std`.
+        sampler: the name of what drew the samples, for reasons.
         prior_samples: scored samples of the prior whose `log_policy` is that of the current policy;
             they reach the parts of the target that a collapsed policy does not.
         prior_log_target: `(N0,)` log P of `prior_samples`.
@@ -60,12 +66,16 @@ def evaluate(
         ValueError: there are fewer than two samples, or one of `prior_samples` and
             `prior_log_target` is missing.
     """
+    samples = draw.samples
     if len(samples) < MIN_SAMPLES:
         raise ValueError(f"metrics need at least {MIN_SAMPLES} samples, not {len(samples)}")
     if (prior_samples is None) != (prior_log_target is None):
         raise ValueError("prior_samples and prior_log_target come together")
+    specs = [spec for spec in METRICS.values() if spec.estimated]
+    if Sampling.of(samples).count(len(samples)) < MIN_SAMPLES:
+        reason = f"all {len(samples)} samples are of one replicate, and an interval needs two"
+        return {spec.name: Unavailable(reason) for spec in specs}
     log_target = log_target.cpu().double()
-    share = len(samples.context.unique()) / contexts if contexts is not None else 1.0
     scope = Scope(
         confidence=confidence,
         beta=beta,
@@ -73,16 +83,34 @@ def evaluate(
         rewards=_reward_range(samples, prior_samples),
         ess_floor=ess_floor,
     )
-    violated = violations(log_target, prior_log_target)
-    metrics: dict[str, Metric] = {
-        name: found if isinstance(found, Unavailable) else METRICS[name].interval(found, scope)
-        for name, found in _averaged(samples, log_target, beta, share, seed).items()
-    }
-    trust = Trust(log_z_bound, scope, violated)
-    metrics |= target_metrics(samples, log_target, prior_samples, prior_log_target, trust, share)
-    if violated is not None:
-        metrics |= {name: violated for name, spec in METRICS.items() if spec.infinite_outside}
-    return {name: _finite(metrics[name], beta) for name in METRICS if name in metrics}
+    groups, single = _groups(samples)
+    lacking = lacking_in(draw, log_target, prior_log_target, sampler) | single
+    weighing = None
+    if not lacking.keys() & WEIGHING:
+        weighing = Weighing.of(draw, log_target, prior_samples, prior_log_target)
+        lacking |= weighing.lacking(ess_floor)
+    share = len(samples.context.unique()) / contexts if contexts is not None and not single else 1.0
+    cost = draw.cost.tokens / len(samples)
+    parts = [
+        Drawn(samples.select(rows), log_target[rows.cpu()], beta, seed, draw.represents, cost)
+        for rows in groups
+    ]
+
+    def measure(spec: MetricSpec) -> Metric:
+        found: Found | None = refusal(spec, lacking, draw)
+        if found is None and spec.weighted is not None and weighing is not None:
+            found = weighing.estimate(spec.weighted, share)
+        elif found is None:
+            found = _averaged(spec, parts, share)
+        metric = found if isinstance(found, Unavailable) else spec.interval(found, scope)
+        return _finite(metric, beta)
+
+    metrics = {spec.name: measure(spec) for spec in specs}
+    missed = below_bound(metrics[LOG_Z], log_z_bound)
+    if missed is not None:
+        lacking |= {"log_z": missed}
+        metrics |= {spec.name: measure(spec) for spec in specs if "log_z" in spec.needs}
+    return metrics
 
 
 def _finite(metric: Metric, beta: float) -> Metric:
@@ -93,40 +121,27 @@ def _finite(metric: Metric, beta: float) -> Metric:
     return Unavailable(f"beyond the range of 64-bit numbers at beta={beta:g} and these rewards")
 
 
-def _averaged(
-    samples: Samples, log_target: Tensor, beta: float, share: float, seed: int
-) -> dict[str, Found]:
-    """What is said of the policy's samples alone, by metric: the mean over contexts."""
-    groups = _groups(samples)
-    chosen = [Drawn(samples.select(rows), log_target[rows.cpu()], beta, seed) for rows in groups]
-    weights = [len(rows) / len(samples) for rows in groups]
-    found: dict[str, Found] = {}
-    for name, spec in METRICS.items():
-        if spec.estimate is None:
-            continue
-        parts = [spec.estimate(drawn) for drawn in chosen]
-        missing = [
-            f"{part.reason} ({drawn.samples.contexts[0].title})" if len(groups) > 1 else part.reason
-            for drawn, part in zip(chosen, parts, strict=True)
-            if isinstance(part, Unavailable)
-        ]
-        estimates = [part for part in parts if isinstance(part, Estimate)]
-        if missing:
-            found[name] = Unavailable(missing[0])
-            continue
-        better = estimates
-        if spec.numeric and len(groups) > 1:
-            pairs = zip(estimates, chosen, strict=True)
-            better = [_debiased(spec, part, drawn) for part, drawn in pairs]
-        mean = averaged(estimates, better, weights, share)
-        found[name] = _of_bounded(mean, share) if spec.bounded else mean
-    return found
+def _averaged(spec: MetricSpec, parts: Sequence[Drawn], share: float) -> Found:
+    """The mean of a metric over contexts, from the samples of each alone."""
+    assert spec.estimate is not None, "without weights a metric needs density and contexts"
+    found = [spec.estimate(drawn) for drawn in parts]
+    for part, drawn in zip(found, parts, strict=True):
+        if isinstance(part, Unavailable):
+            place = f" ({drawn.samples.contexts[0].title})" if len(parts) > 1 else ""
+            return Unavailable(f"{part.reason}{place}")
+    better = estimates = [part for part in found if isinstance(part, Estimate)]
+    if spec.numeric and len(parts) > 1:
+        pairs = zip(estimates, parts, strict=True)
+        better = [_debiased(spec, part, drawn) for part, drawn in pairs]
+    total = sum(len(drawn.samples) for drawn in parts)
+    weights = [len(drawn.samples) / total for drawn in parts]
+    mean = averaged(estimates, better, weights, share)
+    return _of_bounded(mean, share) if spec.bounded else mean
 
 
 def _debiased(spec: MetricSpec, whole: Estimate, drawn: Drawn) -> Estimate:
     """One of several contexts' estimates, less its bias."""
-    count = len(drawn.samples)
-    if count < 2 * GROUPS:
+    if drawn.sampling.count(len(drawn.samples)) < 2 * GROUPS:
         return whole
     assert spec.estimate is not None
     values = []
@@ -139,17 +154,26 @@ def _debiased(spec: MetricSpec, whole: Estimate, drawn: Drawn) -> Estimate:
 
 def _of_bounded(mean: Estimate, share: float) -> Estimate:
     """A score interval's variance follows from the mean, whose skewness it knows as well."""
-    degrees = mean.n - 1.0 if share == 1 else mean.degrees
+    degrees = max(mean.size - 1.0, 1.0) if share == 1 else mean.degrees
     return replace(mean, degrees=degrees, skewness=0.0)
 
 
-def _groups(samples: Samples) -> list[Tensor]:
-    """Which samples `(n,)` each context has; all together where a context has a single one."""
+def _groups(samples: Samples) -> tuple[list[Tensor], Lacking]:
+    """Which samples `(n,)` each context has; all together where one has a single replicate."""
     rows, place = samples.context.unique(return_inverse=True)
     device = samples.lengths.device
-    if len(rows) == 1 or int(torch.bincount(place).min()) == 1:
-        return [torch.arange(len(samples), device=device)]
-    return [(place == number).nonzero()[:, 0].to(device) for number in range(len(rows))]
+    together = [torch.arange(len(samples), device=device)]
+    if len(rows) == 1:
+        return together, {}
+    chosen = [(place == number).nonzero()[:, 0].to(device) for number in range(len(rows))]
+    units = Sampling.of(samples).units
+    for each in chosen:
+        if len(each) == 1 or (units is not None and len(units[each.cpu()].unique()) == 1):
+            title = samples.contexts[int(each[0])].title
+            what = "sample" if len(each) == 1 else "replicate"
+            reason = f"{title} has a single {what}, and Z is a prompt's own"
+            return together, {"contexts": Unavailable(reason)}
+    return chosen, {}
 
 
 def _reward_range(samples: Samples, prior_samples: Samples | None) -> tuple[float, float]:
@@ -159,7 +183,10 @@ def _reward_range(samples: Samples, prior_samples: Samples | None) -> tuple[floa
     to reach 1 either way.
     """
     sets = [samples] if prior_samples is None else [samples, prior_samples]
-    seen = torch.cat([part.reward.cpu().double() for part in sets])
+    rewards = [part.reward.cpu().double() for part in sets if "reward" in part.scores]
+    if not rewards:
+        return 0.0, 0.0
+    seen = torch.cat(rewards)
     low, high = float(seen.min()), float(seen.max())
     if low == high:
         low, high = (-1.0, 1.0) if low == 0 else (min(low, 0.0), max(high, 0.0))

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from klvi.metrics.catalogue import EXACT_ONLY, METRICS
+from klvi.metrics.catalogue import METRICS
 from klvi.metrics.enumeration import Enumeration, Listed
 from klvi.metrics.measurement import Unavailable
-from klvi.metrics.metric import MetricSpec
+from klvi.metrics.metric import SCORE, MetricSpec, no_score
 
 Exact = Mapping[str, float | Unavailable]
 NORMALISATION_TOLERANCE = 1e-3
@@ -21,7 +21,7 @@ def exact_metrics(
     log_policy: Tensor,
     log_prior: Tensor,
     log_target: Tensor,
-    reward: Tensor,
+    scores: Mapping[str, Tensor],
     *,
     beta: float,
     n: int,
@@ -38,7 +38,7 @@ def exact_metrics(
         log_policy: `(S,)` log π(x), nats per sequence.
         log_prior: `(S,)` log π0(x).
         log_target: `(S,)` log P(x), unnormalised; -inf where the target excludes x.
-        reward: `(S,)`.
+        scores: `(S,)` each, by name.
         beta: temperature, for `eval/penalised_reward_std`.
         n: number of samples of the policy.
         n_prior: number of samples of the prior.
@@ -51,7 +51,7 @@ def exact_metrics(
         log_policy=log_policy.cpu().double(),
         log_prior=log_prior.cpu().double(),
         log_target=log_target.cpu().double(),
-        reward=reward.cpu().double(),
+        scores={name: values.cpu().double() for name, values in scores.items()},
         beta=beta,
         n=n,
         n_prior=n_prior,
@@ -60,11 +60,16 @@ def exact_metrics(
         total = float(values.exp().sum())
         if abs(total - 1) > NORMALISATION_TOLERANCE:
             raise ValueError(f"the {name}'s probabilities sum to {total:.6g} over all sequences")
-    return {spec.name: _value(spec, listed) for spec in (*METRICS.values(), *EXACT_ONLY)}
+    return {spec.name: _value(spec, listed) for spec in METRICS.values()}
 
 
 def _value(spec: MetricSpec, listed: Listed) -> float | Unavailable:
-    if spec.infinite_outside and listed.outside > 0:
+    if spec.exact is None:
+        return Unavailable("it has no closed form at a finite number of samples")
+    for need in spec.needs:
+        if need.startswith(SCORE) and need.removeprefix(SCORE) not in listed.scores:
+            return Unavailable(no_score(need))
+    if "support" in spec.needs and listed.outside > 0:
         return Unavailable(
             f"infinite: probability {listed.outside:.3g} lies outside of the target's support"
         )

@@ -13,6 +13,7 @@ target are then non-negative by construction and vanish, with their intervals, a
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -29,18 +30,32 @@ class LogProbabilities(NamedTuple):
     """Log-probabilities of sequences, `(N,)` each, nats per sequence; `target` is unnormalised.
 
     `drawn` is by how much the density of what drew each lies above that of the policy or prior
-    that it stands for: a decoder's weights may be rounded. None where they are the same.
+    that it stands for: a decoder's weights may be rounded, or a proposal have drawn it. None where
+    they are the same. `units` `(N,)` is the independent unit of each, from 0; None where each is
+    its own.
     """
 
     policy: Tensor
     prior: Tensor
     target: Tensor
     drawn: Tensor | None = None
+    units: Tensor | None = None
 
     def select(self, rows: Tensor) -> LogProbabilities:
         """Those at `rows` `(n,)`."""
-        drawn = None if self.drawn is None else self.drawn[rows]
-        return LogProbabilities(self.policy[rows], self.prior[rows], self.target[rows], drawn)
+        units = None if self.units is None else self.units[rows].unique(return_inverse=True)[1]
+        return LogProbabilities(
+            self.policy[rows],
+            self.prior[rows],
+            self.target[rows],
+            None if self.drawn is None else self.drawn[rows],
+            units,
+        )
+
+    @property
+    def size(self) -> int:
+        """How many independent units there are."""
+        return len(self.policy) if self.units is None else int(self.units.max()) + 1
 
 
 @dataclass(frozen=True)
@@ -56,6 +71,7 @@ class Mixture:
         log_scale: logarithm of what π(x)/q(x) averaged to before; 0 where shares are calibrated.
         log_weight: log P(x)/q(x).
         strata: 0 for the policy's samples, 1 for the prior's.
+        units: the independent unit of each sample, from 0; None where each is its own.
         log_z: logarithm of the estimate of Z; -inf where no sample has a weight.
     """
 
@@ -67,6 +83,7 @@ class Mixture:
     log_scale: float
     log_weight: Tensor
     strata: Tensor
+    units: Tensor | None
     log_z: float
 
     @property
@@ -80,11 +97,11 @@ class Mixture:
 
     def estimate(self, value: float, influence: Tensor) -> Estimate:
         """The estimate `value` with `influence` `(N,)`, less what the control variate explains."""
-        control = _control(self.policy_ratio, self.strata)
+        control = _control(self.policy_ratio, self.strata, self.units)
         if control is not None:
             factor = float((control * influence).sum() / control.square().sum())
             influence = influence - factor * self.policy_ratio
-        return estimate(value, influence, self.strata)
+        return estimate(value, influence, self.strata, self.units)
 
 
 def mixture(policy: LogProbabilities, prior: LogProbabilities | None = None) -> Mixture:
@@ -108,9 +125,10 @@ def mixture(policy: LogProbabilities, prior: LogProbabilities | None = None) -> 
         [torch.zeros_like(p.policy) if p.drawn is None else p.drawn for p in sets]
     )
     strata = torch.repeat_interleave(torch.arange(len(sets)), torch.tensor(sizes))
+    units = _numbered(sets)
     policy_ratio = (log_policy - log_proposal).exp()
     log_weight = log_target - log_proposal
-    share = _calibrated_shares(policy_ratio, strata)
+    share = _calibrated_shares(policy_ratio, strata, units)
     scale = (share * policy_ratio).sum()
     policy_ratio = policy_ratio / scale
     return Mixture(
@@ -122,26 +140,38 @@ def mixture(policy: LogProbabilities, prior: LogProbabilities | None = None) -> 
         log_scale=float(scale.log()),
         log_weight=log_weight,
         strata=strata,
+        units=units,
         log_z=float(torch.logsumexp(log_weight + share.log(), 0)),
     )
 
 
-def _calibrated_shares(ratio: Tensor, strata: Tensor) -> Tensor:
+def _numbered(sets: Sequence[LogProbabilities]) -> Tensor | None:
+    """`(N,)` the unit of each sample of all sets, numbered on from set to set."""
+    if all(part.units is None for part in sets):
+        return None
+    found, first = [], 0
+    for part in sets:
+        found.append(first + (torch.arange(part.size) if part.units is None else part.units))
+        first += part.size
+    return torch.cat(found)
+
+
+def _calibrated_shares(ratio: Tensor, strata: Tensor, units: Tensor | None) -> Tensor:
     """Shares `(N,)` that sum to 1, under which `ratio` averages to 1 (regression estimator)."""
     share = torch.full_like(ratio, 1 / len(ratio))
-    control = _control(ratio, strata)
+    control = _control(ratio, strata, units)
     if control is None:
         return share
     share = (share - (ratio.mean() - 1) * control / control.square().sum()).clamp_min(0.0)
     return share / share.sum()
 
 
-def _control(ratio: Tensor, strata: Tensor) -> Tensor | None:
+def _control(ratio: Tensor, strata: Tensor, units: Tensor | None) -> Tensor | None:
     """The control variate `(N,)`, π/q within strata; None where a regression on it is unstable.
 
     That is where it varies by rounding alone, and where a few samples carry its variance.
     """
-    found = estimate(1.0, ratio, strata)
+    found = estimate(1.0, ratio, strata, units)
     if found.error * math.sqrt(len(ratio)) < MIN_SPREAD or found.degrees < CONTROL_DEGREES:
         return None
     return centre(ratio, strata)[0]
@@ -156,7 +186,7 @@ def effective_sample_size(mix: Mixture) -> Estimate:
     first, second = weight.mean(), weight.square().mean()
     value = n * float(first.square() / second)
     influence = value * (2 * (weight / first - 1) - (weight.square() / second - 1))
-    return estimate(value, influence, mix.strata)
+    return estimate(value, influence, mix.strata, mix.units)
 
 
 def log_z(mix: Mixture) -> Estimate:

@@ -93,29 +93,48 @@ def centre(values: Tensor, strata: Tensor | None = None) -> tuple[Tensor, Tensor
     return values - means[strata], sizes[strata]
 
 
-def estimate(value: float, influence: Tensor, strata: Tensor | None = None) -> Estimate:
+def estimate(
+    value: float, influence: Tensor, strata: Tensor | None = None, units: Tensor | None = None
+) -> Estimate:
     """The estimate `value` whose error is, to first order, the mean of `influence` `(N,)`.
 
-    Samples are independent; each stratum (an id in `0..K-1` per sample, `(N,)`) has a fixed size of
-    at least 2.
+    Each stratum (an id in `0..K-1` per sample, `(N,)`) has a fixed number of units, at least 2.
+
+    Args:
+        units: `(N,)` the independent unit of each sample, in `0..G-1`, within one stratum: the
+            variance is that of the units' sums (Cochran 1977, section 9A.2). None where samples
+            are independent.
     """
     influence = influence.double()
-    n = len(influence)
+    n = count = len(influence)
     deviations, sizes = centre(influence, strata)
+    if units is not None:
+        deviations, sizes = _summed(deviations, strata, units)
+        count = len(deviations)
     squares = deviations.square() * sizes / (sizes - 1)
     total = float(squares.sum())
     if total <= 0:
-        return Estimate(value, 0.0, n, float(n - 1))
+        return Estimate(value, 0.0, n, float(count - 1))
     if not math.isfinite(total):
         return Estimate(value, math.inf, n, 1.0)
-    excess = float(squares.square().sum()) / total**2 - 1 / n
+    excess = float(squares.square().sum()) / total**2 - 1 / count
     return Estimate(
         value=value,
         error=math.sqrt(total) / n,
         n=n,
-        degrees=max(min(2 / max(excess, 2 / n), n - 1), 1.0),
+        degrees=max(min(2 / max(excess, 2 / count), count - 1), 1.0),
         skewness=float(deviations.pow(3).sum()) / total**1.5,
     )
+
+
+def _summed(deviations: Tensor, strata: Tensor | None, units: Tensor) -> tuple[Tensor, Tensor]:
+    """The sum of each unit's deviations `(G,)`, and the units of its stratum `(G,)`."""
+    count = int(units.max()) + 1
+    sums = torch.zeros(count, dtype=deviations.dtype).index_add_(0, units, deviations)
+    if strata is None:
+        return sums, torch.full_like(sums, count)
+    stratum = torch.zeros(count, dtype=strata.dtype).scatter_(0, units, strata)
+    return sums, torch.bincount(stratum)[stratum].to(sums)
 
 
 def average(
@@ -132,10 +151,11 @@ def average(
     """
     pairs, count = list(zip(estimates, weights, strict=True)), len(estimates)
     value, n = sum(w * e.value for e, w in pairs), sum(e.n for e in estimates)
+    size = sum(e.size for e in estimates)
     # Terms of the variance: its size, its degrees of freedom, and the third moment behind it.
     terms = [(share * (w * e.error) ** 2, e.degrees) for e, w in pairs]
     third = share * sum((w * e.error) ** 3 * e.skewness for e, w in pairs)
-    units = None
+    units = None if all(e.units is None for e in estimates) else size
     if share < 1:
         if count < TWO_STAGES:
             raise ValueError("a single context of several was measured")
@@ -143,10 +163,10 @@ def average(
         between = (1 - share) * count / (count - 1) * sum(gap**2 for gap in gaps)
         terms.append((between, float(count - 1)))
         third += (1 - share) * sum(gap**3 for gap in gaps)
-        units = 1 / ((1 - share) / count + share / n)
+        units = 1 / ((1 - share) / count + share / size)
     variance = sum(size for size, _ in terms)
     if variance == 0:
-        return Estimate(value, 0.0, n, float(n - 1 if share == 1 else count - 1), units=units)
+        return Estimate(value, 0.0, n, float(size - 1 if share == 1 else count - 1), units=units)
     if not math.isfinite(variance) or not math.isfinite(variance**2):
         return Estimate(value, math.inf, n, 1.0, units=units)
     return Estimate(

@@ -46,7 +46,7 @@ def averaged(
     return replace(found, error=math.hypot(found.error, correction / 2))
 
 
-def kept(count: int, group: int) -> Tensor:
-    """`(n,)` which of `count` independent samples are not in `group`."""
+def kept(count: int, group: int, units: Tensor | None = None) -> Tensor:
+    """`(n,)` which of `count` samples are not in `group`; a unit `(count,)` stays together."""
     rows = torch.arange(count)
-    return rows[rows % GROUPS != group]
+    return rows[(rows if units is None else units) % GROUPS != group]

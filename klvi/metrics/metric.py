@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 from torch import Tensor
 
@@ -16,8 +17,25 @@ from klvi.metrics.importance import Mixture
 from klvi.metrics.intervals import ROOM, Estimate, bounded_interval, interval, with_room
 from klvi.metrics.jackknife import GROUPS, kept
 from klvi.metrics.measurement import Measurement, Unavailable
+from klvi.metrics.sampling import Sampling
 from klvi.metrics.text import NGrams
 from klvi.samples import Samples
+
+Represents = Literal["policy", "target", "sampler"]
+SCORE = "score/"
+# What a metric may need, and what that is.
+NEEDS = {
+    "density": "the normalised log-density of what the samples represent",
+    "proposal": "the log-density of what drew the samples, for importance weights",
+    "equal weights": "samples that all weigh the same: a count over a set of them",
+    "support": "no sample outside of the target's support, where the metric is infinite",
+    "contexts": "several independent samples of each context",
+    "potential": "samples that the target tells apart",
+    "log_z": "importance weights that can be trusted",
+    "enumeration": "all sequences listed",
+}
+# What importance weights need.
+WEIGHING = frozenset({"density", "proposal", "contexts"})
 
 
 @dataclass(frozen=True)
@@ -41,19 +59,23 @@ class Scope:
 
 @dataclass(frozen=True)
 class Drawn:
-    """N scored samples of the policy for one context, on the CPU in float64.
+    """N scored samples for one context, on the CPU in float64.
 
     Attributes:
         samples: the samples.
         log_target: `(N,)` log P, nats per sequence.
         beta: units of the reward per nat.
         seed: of groupings behind an interval.
+        represents: what they are samples of.
+        cost_tokens: model tokens per sample of the whole draw.
     """
 
     samples: Samples
     log_target: Tensor
     beta: float
     seed: int
+    represents: Represents = "policy"
+    cost_tokens: float = 0.0
 
     def without(self, group: int) -> Drawn:
         """Those that are not in one of the jackknife's groups."""
@@ -61,7 +83,8 @@ class Drawn:
 
     @cached_property
     def _parts(self) -> list[Drawn]:
-        rows = [kept(len(self.samples), group) for group in range(GROUPS)]
+        units = self.sampling.units
+        rows = [kept(len(self.samples), group, units) for group in range(GROUPS)]
         return [
             replace(
                 self,
@@ -72,9 +95,26 @@ class Drawn:
         ]
 
     @cached_property
-    def log_policy(self) -> Tensor:
-        """`(N, T)` nats per token."""
-        return self.samples.log_policy.cpu().double()
+    def sampling(self) -> Sampling:
+        """Weights and independent units, which every estimator takes."""
+        return Sampling.of(self.samples)
+
+    @cached_property
+    def log_density(self) -> Tensor:
+        """Log-density of what the samples represent, nats.
+
+        That of the policy `(N, T)` per token; that of a sampler `(N,)` per sequence. Asked for by
+        metrics that need `density` alone.
+        """
+        if self.represents == "policy":
+            return self.samples.log_policy.cpu().double()
+        assert self.samples.log_density is not None, "needs density"
+        return self.samples.log_density.cpu().double()
+
+    @property
+    def log_density_sequence(self) -> Tensor:
+        """`(N,)` the same per sequence."""
+        return self.log_density.sum(1) if self.log_density.dim() > 1 else self.log_density
 
     @cached_property
     def log_prior(self) -> Tensor:
@@ -83,18 +123,19 @@ class Drawn:
 
     @property
     def entropy(self) -> Tensor | None:
-        """`(N, T)` of the next token, nats."""
-        return None if self.samples.entropy is None else self.samples.entropy.cpu().double()
+        """`(N, T)` of the policy's next token, nats; None for what the policy did not draw."""
+        known = self.samples.entropy
+        return None if known is None or self.represents != "policy" else known.cpu().double()
 
     @property
     def kl(self) -> Tensor | None:
-        """`(N, T)` of the next token's distributions, nats."""
-        return None if self.samples.kl is None else self.samples.kl.cpu().double()
+        """`(N, T)` of the next token's distributions, nats; None as `entropy`."""
+        known = self.samples.kl
+        return None if known is None or self.represents != "policy" else known.cpu().double()
 
-    @property
-    def reward(self) -> Tensor:
-        """`(N,)`."""
-        return self.samples.reward.cpu().double()
+    def score(self, name: str) -> Tensor:
+        """`(N,)` float64, asked for by metrics that need `score/NAME` alone."""
+        return self.samples.scores[name].cpu().double()
 
     @cached_property
     def tokens(self) -> Tensor:
@@ -130,36 +171,59 @@ class MetricSpec:
         name: the entry in records and summaries.
         unit: what its numbers are in.
         group: the heading that it stands under in a table, and `meaning` what stands beside it.
-        exact: its value where all sequences are listed.
-        estimate: from the policy's samples of one context; None where there is no estimator.
-        weighted: from weighted samples of policy and prior, of one context, in place of `estimate`.
+        exact: its value where all sequences are listed; None where it has no closed form.
+        estimate: from the samples of one context; None where there is no estimator.
+        weighted: from importance-weighted samples of policy and prior, of one context, in place of
+            `estimate`, which remains for contexts of a single sample.
         interval: of the mean over contexts.
+        needs: what has to be known for it: members of `NEEDS`, and `score/NAME` for a score.
         numeric: whether it is a smooth function of means, whose bias the jackknife takes off.
         bounded: whether it is the mean of a variable between two bounds.
-        needs_z: whether it needs Z, and so weights that can be trusted.
-        infinite_outside: whether it is infinite where the policy reaches what the target excludes.
         geometric: whether it is the exponential of a mean, of which contexts are averaged.
         column: its heading in a run's lines and in a sweep's table; None for none.
         update: the entry of an update's record that stands for it between evaluations.
+
+    Raises ValueError for a need without a meaning, and for estimators that do not fit the needs.
     """
 
     name: str
     unit: str
     group: str
     meaning: str
-    exact: Callable[[Listed], float | Unavailable]
+    exact: Callable[[Listed], float | Unavailable] | None = None
     estimate: Callable[[Drawn], Estimate | Unavailable] | None = None
     weighted: Callable[[Mixture], Estimate] | None = None
     interval: Callable[[Estimate, Scope], Measurement] = lambda found, scope: interval(
         found, scope.confidence, low=0.0
     )
+    needs: frozenset[str] = frozenset()
     numeric: bool = False
     bounded: bool = False
-    needs_z: bool = False
-    infinite_outside: bool = False
     geometric: bool = False
     column: str | None = None
     update: str | None = None
+
+    def __post_init__(self) -> None:
+        unknown = {n for n in self.needs if n not in NEEDS and not n.startswith(SCORE)}
+        if unknown:
+            raise ValueError(f"metric {self.name}: needs {', '.join(sorted(unknown))}: unknown")
+        if self.exact is None and self.estimate is None and self.weighted is None:
+            raise ValueError(f"metric {self.name}: neither an estimator nor an exact value")
+        if self.estimate is None and self.weighted is None and self.estimated:
+            raise ValueError(f"metric {self.name}: without an estimator it needs enumeration")
+        required = {"density"} if self.estimate is not None else WEIGHING
+        if self.weighted is not None and not required <= self.needs:
+            raise ValueError(f"metric {self.name}: importance weights need {sorted(required)}")
+
+    @property
+    def estimated(self) -> bool:
+        """Whether samples give it; otherwise enumeration alone."""
+        return "enumeration" not in self.needs
+
+
+def no_score(need: str) -> str:
+    """Why a metric that needs `score/NAME` is unavailable."""
+    return f"the samples have no score {need.removeprefix(SCORE)}"
 
 
 def unit_interval(found: Estimate, scope: Scope) -> Measurement:

@@ -71,11 +71,15 @@ def ngrams(tokens: Tensor, lengths: Tensor, orders: int) -> list[NGrams]:
     return found
 
 
-def distinct(grams: NGrams) -> Estimate | None:
+def distinct(grams: NGrams, units: Tensor | None = None) -> Estimate | None:
     """distinct-n: types over tokens of all samples' n-grams (Li et al. 2016, arXiv 1510.03055).
 
-    None where there is no n-gram.
+    None where there is no n-gram. Samples that share a unit `(N,)` leave the corpus together.
     """
+    if units is not None:
+        owners, count = units.numpy()[grams.owners], int(units.max()) + 1
+        found = distinct(replace(grams, owners=owners, samples=count))
+        return None if found is None else replace(found, n=grams.samples, units=float(count))
     n, total = grams.samples, len(grams.ids)
     if total == 0:
         return None
@@ -153,9 +157,9 @@ def sequence_ids(tokens: Tensor, lengths: Tensor) -> Integers:
     return np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
-def duplicates(ids: Integers) -> Estimate:
+def duplicates(ids: Integers, units: Tensor | None = None) -> Estimate:
     """Share of samples that repeat an earlier one: 1 − types/N, for `ids` `(N,)`."""
-    found = distinct(NGrams(ids, np.arange(len(ids)), len(ids)))
+    found = distinct(NGrams(ids, np.arange(len(ids)), len(ids)), units)
     assert found is not None
     return replace(found, value=1 - found.value)
 
@@ -170,21 +174,26 @@ def self_bleu(tokens: Tensor, lengths: Tensor) -> Tensor:
     return torch.from_numpy(_Corpus.of(tokens, lengths).self_bleu(everyone))
 
 
-def self_bleu_estimate(tokens: Tensor, lengths: Tensor, seed: int = 0) -> Estimate:
+def self_bleu_estimate(
+    tokens: Tensor, lengths: Tensor, seed: int = 0, units: Tensor | None = None
+) -> Estimate:
     """The mean of `self_bleu`, with the error of a jackknife over 20 random groups of samples.
 
     Each sample is a hypothesis and a reference of the others: the spread of the scores alone would
-    miss the latter.
+    miss the latter. Samples that share a unit `(N,)` are in one group.
     """
     n = len(tokens)
-    number = min(BLEU_GROUPS, n)
-    group = np.random.default_rng(seed).permutation(n) % number
+    count = n if units is None else int(units.max()) + 1
+    number = min(BLEU_GROUPS, count)
+    group = np.random.default_rng(seed).permutation(count) % number
+    group = group if units is None else group[units.numpy()]
     corpus = _Corpus.of(tokens, lengths)
     # No group has the last number, so that its turn leaves none out.
     *without, value = (float(corpus.self_bleu(group != k).mean()) for k in range(number + 1))
     spread = np.array(without) - np.mean(without)
     variance = (number - 1) / number * (spread**2).sum()
-    return Estimate(value, math.sqrt(variance), n, float(number - 1))
+    size = None if units is None else float(count)
+    return Estimate(value, math.sqrt(variance), n, float(number - 1), units=size)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -53,12 +53,15 @@ class Objective(ABC):
         epochs: passes over each rollout.
         minibatches: optimizer steps per pass.
         needs_values: whether the policy needs a value head.
+        trainer: TRL's trainer for it, whose callbacks and state surround the loop where the
+            installed TRL has it; None for none.
     """
 
     name: str
     epochs: int = 1
     minibatches: int = 1
     needs_values: bool = False
+    trainer: Literal["ppo"] | None = None
 
     @abstractmethod
     def signals(
@@ -86,6 +89,10 @@ class Objective(ABC):
     def stop_early(self, statistics: Statistics) -> bool:
         """Whether to leave the remaining passes over this rollout, after a minibatch."""
         return False
+
+    def trainer_arguments(self, beta: float) -> dict[str, Any]:
+        """Its own settings as TRL's trainer spells them, at a target's β."""
+        return {}
 
     def reset(self) -> None:  # noqa: B027 (most objectives estimate nothing of it)
         """Forget what was estimated of the target: it is another from now on."""

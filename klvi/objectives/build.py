@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 from klvi.objectives.base import Objective
-from klvi.objectives.gdc import GDC
-from klvi.objectives.ppo import PPO
-from klvi.objectives.schema import GDCObjective, KLObjective, RLObjective
-from klvi.objectives.schema import Objective as ObjectiveConfig
+from klvi.objectives.schema import ObjectiveSection
+from klvi.registry import build
 
 
-def build_objective(config: ObjectiveConfig) -> Objective:
+def build_objective(section: ObjectiveSection) -> Objective:
     """The configured objective."""
-    match config:
-        case RLObjective():
-            return PPO("rl", config, penalised=False)
-        case KLObjective():
-            return PPO("kl", config, penalised=True)
-        case GDCObjective():
-            return GDC(config)
+    objective: Objective = build(section)
+    return objective

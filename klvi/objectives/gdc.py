@@ -107,10 +107,10 @@ class GDC(Objective):
 
     name = "gdc"
 
-    def __init__(self, config: GDCObjective) -> None:
-        self.config = config
-        self.epochs = config.epochs
-        self.minibatches = config.minibatches
+    def __init__(self, **settings: Any) -> None:
+        self.config = GDCObjective.model_validate({"name": self.name, **settings})
+        self.epochs = self.config.epochs
+        self.minibatches = self.config.minibatches
         self.log_z, self.log_ratio = RunningMean(), RunningMean()
 
     def signals(

@@ -7,14 +7,14 @@ posterior p ∝ π0·exp(r/β), and the loss is β·KL(π‖p) up to a constant 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from klvi.errors import UserError
 from klvi.objectives.base import Objective, Prediction, Signals, Statistics, Totals
-from klvi.objectives.schema import PPOSection
+from klvi.objectives.schema import KLObjective, PPOSection, RLObjective
 from klvi.samples import ROUNDINGS, Samples
 from klvi.targets.base import Target
 
@@ -139,14 +139,28 @@ class PPO(Objective):
     """
 
     needs_values = True
+    trainer = "ppo"
 
-    def __init__(self, name: str, config: PPOSection, *, penalised: bool) -> None:
-        self.name = name
-        self.config = config
-        self.penalised = penalised
-        self.epochs = config.epochs
-        self.minibatches = config.minibatches
+    section: ClassVar[type[PPOSection]]
+    penalised: ClassVar[bool]
+
+    def __init__(self, **settings: Any) -> None:
+        self.config = self.section.model_validate({"name": self.name, **settings})
+        self.epochs = self.config.epochs
+        self.minibatches = self.config.minibatches
         self._units: tuple[float, float] | None = None
+
+    def trainer_arguments(self, beta: float) -> dict[str, Any]:
+        """Without a penalty the KL coefficient is 0."""
+        config = self.config
+        return {
+            "num_ppo_epochs": self.epochs,
+            "kl_coef": beta if self.penalised else 0.0,
+            "cliprange": config.clip,
+            "cliprange_value": config.value_clip or float("inf"),
+            "vf_coef": config.value_coefficient,
+            "lam": config.gae_lambda,
+        }
 
     def _measured(self, score: Tensor, beta: float) -> tuple[Tensor, float]:
         """Scores `(N,)` and β in the units that learning has: from the first rollout's mean on.
@@ -279,3 +293,15 @@ class PPO(Objective):
         """Whether the policy has left the rollout's by more than `kl_stop` nats per token."""
         limit = self.config.kl_stop
         return limit is not None and statistics["policy/approxkl_avg"] > limit
+
+
+class RL(PPO):
+    """The expected reward alone; settings are the keys of `objective=rl`."""
+
+    name, section, penalised = "rl", RLObjective, False
+
+
+class KL(PPO):
+    """Reverse KL to the target; settings are the keys of `objective=kl`."""
+
+    name, section, penalised = "kl", KLObjective, True

@@ -18,10 +18,11 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from klvi.engine.base import Decoded, Engine, Prefixes, View
 from klvi.engine.batching import Batching
-from klvi.engine.decoding import Decoded, Decoder, decode
-from klvi.engine.graph_decoding import graph_decode
-from klvi.engine.kernels.lora import fuse_lora, is_mergeable, merged_weight
+from klvi.engine.kernels.install import install
+from klvi.engine.merging import is_mergeable, merged_weight
+from klvi.engine.torch_engine import TorchEngine
 from klvi.engine.views import embeddings_are_tied, untie, view_of
 from klvi.errors import UserError
 from klvi.files import kind_of, naming
@@ -64,7 +65,7 @@ class Policy:
         model: the base model with the adapter's layers in place.
         lora: what the adapter is; None without one.
         adapted: the same as peft has it; None without an adapter.
-        decoder: what samples from the model; klvi's own `decode` unless it is replaced.
+        engine: what samples from the model; torch's unless it is replaced.
         batching: how the model's passes are arranged.
         adapted_layers: peft's LoRA layers by name.
         left_out: kinds of linear layers that have no adapter, by name, with the reason.
@@ -75,7 +76,7 @@ class Policy:
         self.model: PreTrainedModel = prior.model
         self.adapted: PeftModel | None = None
         self.value_head: ValueHead | None = None
-        self.decoder: Decoder = decode
+        self.engine: Engine = TorchEngine()
         self.batching = Batching()
         self.left_out: dict[str, str] = {}
         self._seed = seed
@@ -88,7 +89,7 @@ class Policy:
                 torch.manual_seed(seed)
                 self.adapted = adapt(self.model, config)
             self.adapted.eval()
-            fuse_lora(self.model)
+            install(self.model, prior.kernels)
         self.adapted_layers: dict[str, Any] = {
             name: module
             for name, module in self.model.named_modules()
@@ -104,12 +105,7 @@ class Policy:
         kernels round in their own way.
         """
         low = self.model.dtype in {torch.bfloat16, torch.float16}
-        return self.decodes_itself and not low
-
-    @property
-    def decodes_itself(self) -> bool:
-        """Whether the decoder is klvi's own, not an engine with kernels of its own."""
-        return self.decoder in {decode, graph_decode}
+        return self.engine.exact_log_probs and not low
 
     @property
     def device(self) -> torch.device:
@@ -177,32 +173,22 @@ class Policy:
             for module, original in originals.items():
                 module.weight = original
 
-    def complete(
-        self,
-        model: PreTrainedModel,
-        prompt_tokens: Tensor,
-        prompt_lengths: Tensor,
-        *,
-        max_new_tokens: int,
-        generator: torch.Generator,
-        stop_token_ids: tuple[int, ...] | None = None,
-    ) -> Decoded:
-        """Completions of prompts `(N, P)` by `model`, which is what `merged` gives.
+    def view(self, model: PreTrainedModel, stop_token_ids: tuple[int, ...] | None = None) -> View:
+        """What an engine decodes: `model`, which is what `merged` gives, and the value head.
 
         `stop_token_ids` are the prior's by default.
         """
-        decoder = self.decoder
-        if decoder is decode:
-            decoder = partial(decode, batching=self.batching)
-        return decoder(
-            model,
-            prompt_tokens,
-            prompt_lengths,
-            max_new_tokens=max_new_tokens,
-            stop_token_ids=stop_token_ids or self.prior.stop_token_ids,
-            generator=generator,
-            value_of=self.value_head,
-        )
+        stop = stop_token_ids or self.prior.stop_token_ids
+        return View(model, stop, self.value_head, self.batching)
+
+    def complete(
+        self, model: PreTrainedModel, prompts: tuple[Tensor, Tensor], uniforms: Tensor
+    ) -> Decoded:
+        """Completions of `prompts`, tokens `(N, P)` and lengths `(N,)`, by what `merged` gives.
+
+        `uniforms` `(N, T)` are the random numbers of T steps.
+        """
+        return self.engine.complete(self.view(model), Prefixes(*prompts), uniforms)
 
     @contextmanager
     def recomputing(self, wanted: bool = True) -> Iterator[None]:

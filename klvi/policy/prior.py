@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from klvi.contexts import Context
-from klvi.engine.kernels.activations import fuse_activations
-from klvi.engine.kernels.products import fuse_linear
+from klvi.engine.kernels.install import Kernels, install
 from klvi.engine.views import view_of
 from klvi.errors import UserError
 from klvi.policy.enumerable import enumerable_lm
@@ -47,6 +46,7 @@ class Prior:
         start_token_id: begins every prompt, but a chat's; None where the model has none.
         stop_token_ids: a completion ends with the first of these.
         max_prompt_tokens: of a longer prompt, the beginning is cut off; None for no limit.
+        kernels: whether `model`, and any policy on it, computes with klvi's kernels.
     """
 
     name: str
@@ -56,6 +56,7 @@ class Prior:
     start_token_id: int | None
     stop_token_ids: tuple[int, ...]
     max_prompt_tokens: int | None = None
+    kernels: Kernels = "auto"
     _encoded: dict[tuple[str, bool], list[int]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -171,11 +172,11 @@ class Prior:
             if room >= 1 and prompt_tokens > new_tokens:
                 raise UserError(
                     f"prompts.max_tokens: a prompt of {prompt_tokens} tokens with "
-                    f"rollout.max_new_tokens={new_tokens} exceeds the {context} positions of model "
+                    f"max_new_tokens={new_tokens} exceeds the {context} positions of model "
                     f"{self.name}; set prompts.max_tokens={room}, or fewer new tokens"
                 )
             raise UserError(
-                f"rollout.max_new_tokens={new_tokens}: with a prompt of {prompt_tokens} tokens it "
+                f"max_new_tokens={new_tokens}: with a prompt of {prompt_tokens} tokens it "
                 f"exceeds the {context} positions of model {self.name}; "
                 f"at most {max(context - prompt_tokens, 0)} are left"
             )
@@ -197,8 +198,10 @@ def most_tokens(model: PreTrainedModel) -> int | None:
     return limit
 
 
-def load_prior(config: ModelConfig | EnumerableModelConfig, device: str = "cpu") -> Prior:
-    """Load the configured prior onto `device`.
+def load_prior(
+    config: ModelConfig | EnumerableModelConfig, device: str = "cpu", kernels: Kernels = "auto"
+) -> Prior:
+    """Load the configured prior onto `device`; `kernels=none` computes as transformers and peft do.
 
     Raises UserError where it cannot be found, has no end-of-sequence token, or where
     `model.start_token` is not in its vocabulary.
@@ -212,7 +215,7 @@ def load_prior(config: ModelConfig | EnumerableModelConfig, device: str = "cpu")
         start = config.start_token
     plain = model.to(device).eval().requires_grad_(False)
     check_vocabulary(config.name, plain, tokenizer)
-    model = with_kernels(plain)
+    model = with_kernels(plain, kernels)
     start_token_id = _start_token_id(config.name, tokenizer, start)
     stop_token_ids = _stop_token_ids(config.name, model, tokenizer)
     _check_ids(config.name, plain, start_token_id, stop_token_ids)
@@ -223,14 +226,14 @@ def load_prior(config: ModelConfig | EnumerableModelConfig, device: str = "cpu")
         tokenizer=tokenizer,
         start_token_id=start_token_id,
         stop_token_ids=stop_token_ids,
+        kernels=kernels,
     )
 
 
-def with_kernels(plain: PreTrainedModel) -> PreTrainedModel:
+def with_kernels(plain: PreTrainedModel, kernels: Kernels = "auto") -> PreTrainedModel:
     """A view of a model with klvi's kernels in it."""
     model = view_of(plain)
-    fuse_activations(model)
-    fuse_linear(model)
+    install(model, kernels)
     return model
 
 

@@ -8,23 +8,25 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from klvi.schema import Section, Size, Source, Text
+from klvi.schema import Names, Section, Size, Source, Text
 
 MAX_NAME = 60
 
 
 class ModelConfig(Section):
-    """The prior: a causal language model.
-
-    A null dtype is chosen by the device: float32 on a CPU, the checkpoint's own on a GPU.
-    """
+    """The prior: a causal language model."""
 
     name: Text
-    path: Source | None = None
+    path: Annotated[Source, Names("a file or folder")] | None = None
+    """a causal LM: hub id or folder; without model= it gives the name"""
     revision: Text | None = None
+    """branch, tag or commit on the hub"""
     start_token: Text | None = None
+    """token before a text without a prompt; null: the tokenizer's own"""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
+    """null: float32 on a CPU, the checkpoint's own on a GPU"""
     trust_remote_code: bool = False
+    """whether to run code that comes with the checkpoint"""
 
 
 class EnumerableModelConfig(Section):
@@ -32,8 +34,11 @@ class EnumerableModelConfig(Section):
 
     name: Literal["enumerable"]
     letters: Annotated[int, Field(ge=2, le=26)] = 5
+    """size of the alphabet"""
     length: Annotated[int, Field(ge=1, le=12)] = 5
+    """letters of a sequence at most"""
     seed: Annotated[int, Field(ge=0)] = 0
+    """of the model's weights"""
     dtype: Literal["float32"] = "float32"
 
 
@@ -52,8 +57,11 @@ class LoraSection(Section):
     """The trained part of the policy (Hu et al. 2021, arXiv 2106.09685)."""
 
     r: Size = 16
+    """rank of the trained part"""
     alpha: Annotated[float, Field(gt=0)] = 32.0
+    """the adapter is scaled by alpha/r"""
     targets: list[Text] | None = None
+    """names of the adapted layers; null: all linear layers"""
 
 
 def with_dtype(

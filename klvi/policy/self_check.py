@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from klvi.contexts import Context
+from klvi.engine.base import Engine
 from klvi.engine.batching import ARRANGEMENTS, Batching
 from klvi.engine.memory import is_out_of_memory
 from klvi.engine.views import view_of
@@ -100,15 +101,26 @@ def profile(differences: Tensor) -> list[float]:
 
 
 def check_policy(
-    policy: Policy, contexts: Sequence[Context], max_new_tokens: int
+    policy: Policy,
+    contexts: Sequence[Context],
+    max_new_tokens: int,
+    fallback: Engine | None = None,
 ) -> list[Agreement]:
     """Find the fastest arrangement of passes that is right for prior and policy, and take it.
 
     The adapter is a random one meanwhile, and the policy's own again afterwards.
 
+    Args:
+        fallback: the policy's engine where its own does not give the model's numbers.
+
     Raises UserError where the model cannot run, its logits are not finite, it is not causal, or
     no arrangement gives its own numbers.
     """
+    if fallback is not None and fallback.name != policy.engine.name:
+        try:
+            return check_policy(policy, contexts, max_new_tokens)
+        except UserError:
+            policy.engine = fallback
     prompts = checked_prompts(policy.prior, contexts, max_new_tokens)
     exact = _in_float32(policy, prompts)
     if exact is None:
@@ -136,10 +148,10 @@ def _in_float32(policy: Policy, prompts: Sequence[Prompts]) -> Policy | None:
             copied(input_ids=prompts[0].tokens[-1:], use_cache=False)
     except UnableError:
         return None
-    prior = replace(policy.prior, model=with_kernels(copied), plain=copied)
+    prior = replace(policy.prior, model=with_kernels(copied, policy.prior.kernels), plain=copied)
     exact = Policy(prior, policy.lora)
-    if policy.decodes_itself:
-        exact.decoder = policy.decoder
+    if policy.engine.exact_log_probs:
+        exact.engine = policy.engine
     return exact
 
 
@@ -185,8 +197,8 @@ def _agreements(
     """Of prior and policy, for each part of the check, up to the first problem, which is raised."""
     prior = Policy(policy.prior)
     prior.batching = policy.batching
-    if policy.decodes_itself:
-        prior.decoder = policy.decoder
+    if policy.engine.exact_log_probs:
+        prior.engine = policy.engine
     views = [("prior", prior, policy.prior.plain)]
     if reference is not None:
         views.insert(0, ("policy", policy, reference))
@@ -237,7 +249,7 @@ def _running(name: str, plain: PreTrainedModel, prompts: Prompts) -> Iterator[No
     except UnableError as failure:
         raise UserError(
             f"model {name}: {type(plain).__name__} cannot run on {prompts.longest} "
-            f"tokens ({failure}); lower rollout.max_new_tokens, or take another model"
+            f"tokens ({failure}); lower max_new_tokens, or take another model"
         ) from failure
 
 
@@ -268,7 +280,7 @@ def _compare(name: str, model: str, plain: PreTrainedModel, completed: Completed
             f"model {model}: {type(plain).__name__} is no causal language model at "
             f"{completed.prompts.longest} tokens: a token's log-probability moves by "
             f"{float(agreement.prefixes.mean()):.2g} nats with what follows it; take a causal "
-            "model, or, where its positions are scaled by length, lower rollout.max_new_tokens"
+            "model, or, where its positions are scaled by length, lower max_new_tokens"
         )
     return agreement
 

@@ -11,10 +11,12 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from klvi.contexts import Context
-from klvi.engine.decoding import Decoded, decode
+from klvi.engine.base import Decoded, Prefixes
 from klvi.engine.scoring import Completions, next_tokens
+from klvi.engine.torch_engine import TorchEngine
 from klvi.policy.policy import Policy
 from klvi.policy.prior import Prior
+from klvi.randomness import Randomness
 
 # Completions up to this length are decoded whole, of longer ones only stretches.
 WHOLE, STRETCH = 48, 24
@@ -102,34 +104,32 @@ def checked_prompts(
 
 def complete(policy: Policy, prompts: Prompts, known: Completed | None = None) -> Completed:
     """The prompts completed and scored as in a rollout, but never ended; or `known`, scored."""
-    generator = torch.Generator(policy.device).manual_seed(0)
     count, new = len(prompts.lengths), prompts.new_tokens
+    uniforms = Randomness("check", (0,), 0).uniforms(torch.arange(count), new)
     tokens = torch.zeros(count, new, dtype=torch.long, device=policy.device)
     decoded, scored = (torch.zeros(count, new, device=policy.device) for _ in range(2))
     for rows in policy.batching.together(prompts.lengths):
         width = int(prompts.lengths[rows].max())
         part = prompts.tokens[rows, -width:], prompts.lengths[rows]
         if known is None:
-            found = _decoded(policy, *part, new, generator)
-            tokens[rows], decoded[rows] = found.tokens, found.log_probs
+            found = _decoded(policy, Prefixes(*part), uniforms[rows.cpu()])
+            tokens[rows] = found.tokens
+            assert found.log_probs is not None, "of an engine whose log-probabilities are exact"
+            decoded[rows] = found.log_probs
         else:
             tokens[rows] = known.tokens[rows]
         batch = Completions(*part, tokens[rows], torch.full_like(part[1], new))
         with torch.no_grad():
             scored[rows] = next_tokens(policy.model, batch).log_probs(tokens[rows]).float()
-    tells = known is None and policy.decodes_itself
-    return Completed(prompts, tokens, decoded if tells else None, scored)
+    checked = known is None and policy.engine.exact_log_probs
+    return Completed(prompts, tokens, decoded if checked else None, scored)
 
 
-def _decoded(
-    policy: Policy, tokens: Tensor, lengths: Tensor, new: int, generator: torch.Generator
-) -> Decoded:
-    # An engine of its own has limits of its own, and its log-probabilities are not used.
-    completing = policy.complete if policy.decodes_itself else decode
+def _decoded(policy: Policy, prompts: Prefixes, uniforms: Tensor) -> Decoded:
+    # Other engines have limits of their own, and their log-probabilities are not used.
+    engine = policy.engine if policy.engine.exact_log_probs else TorchEngine()
     with policy.merged() as model:
-        return completing(
-            model, tokens, lengths, max_new_tokens=new, generator=generator, stop_token_ids=NEVER
-        )
+        return engine.complete(policy.view(model, NEVER), prompts, uniforms)
 
 
 def _batch(rows: Sequence[Tensor], new_tokens: int) -> Prompts:

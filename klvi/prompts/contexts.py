@@ -17,7 +17,7 @@ MESSAGES = "messages"
 Message: TypeAlias = Mapping[str, Any]
 
 
-def load_contexts(config: schema.Prompts) -> list[Context]:
+def load_contexts(config: schema.PromptsSection) -> list[Context]:
     """A context per prompt, numbered from 0; a single empty one stands for no prompts.
 
     A record's prompt is the text, or the list of chat messages, in `prompts.field`; or else its
@@ -25,7 +25,7 @@ def load_contexts(config: schema.Prompts) -> list[Context]:
 
     Raises `UserError` for a file that is missing, empty or not what it should be.
     """
-    if isinstance(config, schema.NoPrompts):
+    if not isinstance(config, schema.FilePrompts):
         return [Context(0)]
     contexts = [_context(row, r, config) for row, r in enumerate(read_records(config))]
     if config.chat and not any(context.messages for context in contexts):

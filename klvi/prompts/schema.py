@@ -6,27 +6,32 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from klvi.schema import Section, Source, Text
+from klvi.schema import Choice, Names, Remedy, Source, Text
 
 
-class NoPrompts(Section):
+class PromptsSection(Choice):
+    """What completions go on from."""
+
+    group_name = "prompts"
+
+
+class NoPrompts(PromptsSection):
     """Completions from the start token alone."""
 
     name: Literal["none"]
 
 
-class FilePrompts(Section):
-    """Prompts from a file: a text per line; or JSON, CSV or Parquet with `field`, or `messages`.
-
-    `chat` holds arguments of the chat template by which messages are laid out.
-    """
+class FilePrompts(PromptsSection):
+    """Prompts from a file: a text per line; or JSON, CSV or Parquet with `field`, or `messages`."""
 
     name: Literal["file"]
-    path: Source | None = None
+    path: Annotated[Source, Names("a file"), Remedy("a file of texts or JSON lines: {key}=FILE")]
+    """a file of texts, JSON lines, JSON, CSV or Parquet"""
     format: Literal["auto", "text", "json", "csv", "parquet"] = "auto"
+    """auto: by the file's name and beginning"""
     field: Text = "prompt"
+    """the column with the prompt"""
     chat: Annotated[dict[str, bool | int | float | str], Field(default_factory=dict)]
+    """arguments of the chat template by which messages are laid out"""
     max_tokens: Annotated[int, Field(ge=1)] = 256
-
-
-Prompts = Annotated[NoPrompts | FilePrompts, Field(discriminator="name")]
+    """tokens of a prompt; of a longer one the beginning is cut off"""

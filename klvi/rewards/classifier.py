@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from klvi.contexts import Context
 from klvi.errors import UserError
-from klvi.rewards import schema
 from klvi.rewards.classifier_loading import Source
 from klvi.rewards.head import Head
 from klvi.rewards.scoring import RewardError
@@ -51,26 +50,36 @@ class Classifier:
     warn: Warn = field(default_factory=lambda: warn_once("reward classifier"), repr=False)
 
     @staticmethod
-    def from_config(config: schema.ClassifierReward, device: str) -> Classifier:
+    def load(
+        path: str,
+        *,
+        label: str | int | None = None,
+        transform: Literal["logit", "log_sigmoid", "log_softmax"] | None = None,
+        batch_size: int = 64,
+        with_prompt: bool = False,
+        chat: bool = False,
+        device: str | None = None,
+        dtype: str | None = None,
+        trust_remote_code: bool = False,
+        run_device: str = "cpu",
+    ) -> Classifier:
         """Load a model and its tokenizer from a local folder or the Hugging Face hub.
 
         Raises `UserError` where they do not exist, are not what was trained and saved, do not know
         the label, or score a text in company otherwise than alone.
         """
-        source = Source.of(config, device)
+        source = Source.of(path, device, dtype, trust_remote_code, run_device)
         model, tokenizer = source.load()
-        head = Head.of(model.config, config.label, config.transform)
-        if config.chat and not getattr(tokenizer, "chat_template", None):
+        head = Head.of(model.config, label, transform)
+        if chat and not getattr(tokenizer, "chat_template", None):
             raise UserError(
-                f"reward.chat=true: the tokenizer of {config.path} has no chat template; "
+                f"reward.chat=true: the tokenizer of {path} has no chat template; "
                 "use reward.with_prompt=true"
             )
         # The end of a text is its completion, which is what must not be cut off.
-        if config.with_prompt or config.chat:
+        if with_prompt or chat:
             tokenizer.truncation_side = "left"
-        reward = Classifier(
-            model, tokenizer, head, config.batch_size, config.with_prompt, config.chat
-        )
+        reward = Classifier(model, tokenizer, head, batch_size, with_prompt, chat)
         reward.check(source.path)
         return reward
 

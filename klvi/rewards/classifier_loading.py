@@ -16,7 +16,6 @@ from transformers.utils import find_adapter_config_file
 from klvi.errors import UserError
 from klvi.policy.files import file_problems
 from klvi.policy.loading import infinite_weight, listed, quiet_transformers
-from klvi.rewards.schema import ClassifierReward
 
 SEQUENCE_CLASSIFICATION = "SEQ_CLS"
 HEADS = ("score", "classifier")  # peft saves these beside the adapter of a classifier
@@ -32,19 +31,17 @@ class Source:
     trust_remote_code: bool
 
     @staticmethod
-    def of(config: ClassifierReward, device: str) -> Source:
-        """Of the reward's configuration; `device` is the run's.
+    def of(
+        path: str, device: str | None, dtype: str | None, trust: bool, run_device: str
+    ) -> Source:
+        """On the run's device and in the dtype that suits it, where none is given.
 
-        Raises `UserError` where there is no path or no such device.
+        Raises `UserError` where there is no such device.
         """
-        if config.path is None:
-            raise UserError("reward.path is missing: give a sequence-classification model's path")
-        place = torch.device(config.device or device)
-        _check_device(place, config.device)
-        default = "float32" if place.type == "cpu" else "auto"
-        name = config.dtype or default
-        dtype = name if name == "auto" else getattr(torch, name)
-        return Source(config.path, place, dtype, config.trust_remote_code)
+        place = torch.device(device or run_device)
+        _check_device(place, device)
+        name = dtype or ("float32" if place.type == "cpu" else "auto")
+        return Source(path, place, name if name == "auto" else getattr(torch, name), trust)
 
     def load(self) -> tuple[Any, Any]:
         """The model, in eval mode and frozen on its device, and the tokenizer.

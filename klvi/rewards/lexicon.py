@@ -10,7 +10,6 @@ from pathlib import Path
 
 from klvi.contexts import Context
 from klvi.errors import UserError
-from klvi.rewards import schema
 
 # All mild swearing of the embedded grammar, and little more.
 MILD_SWEARING = ("bloody", "bugger", "crap", "dammit", "damn", "damned", "darn", "hell")
@@ -28,19 +27,21 @@ class Lexicon:
     name: str = "lexicon"
 
     @staticmethod
-    def from_config(config: schema.LexiconReward) -> Lexicon:
-        """The words of the configuration, of its file, or the default ones.
+    def load(
+        words: Sequence[str] | None = None, path: str | None = None, penalty: float = -1.0
+    ) -> Lexicon:
+        """The words given, those of a file, or the default ones.
 
         Raises `UserError` for a missing or empty list.
         """
-        if config.words is not None and config.path is not None:
+        if words is not None and path is not None:
             raise UserError("reward.words and reward.path exclude each other: give one of them")
-        words = _read(config.path) if config.path is not None else config.words
-        words = list(MILD_SWEARING) if words is None else [w.strip() for w in words if w.strip()]
-        if not words:
-            source = "reward.words" if config.path is None else f"reward.path={config.path}"
+        given = _read(path) if path is not None else words
+        listed = MILD_SWEARING if given is None else [w.strip() for w in given if w.strip()]
+        if not listed:
+            source = "reward.words" if path is None else f"reward.path={path}"
             raise UserError(f"{source} lists no word: give at least one")
-        return Lexicon(tuple(words), config.penalty)
+        return Lexicon(tuple(listed), penalty)
 
     def __call__(self, texts: Sequence[str], contexts: Sequence[Context]) -> list[float]:
         """Score N completions: 0 or `penalty` each."""

@@ -14,7 +14,6 @@ from typing import Any
 from klvi import interruption
 from klvi.contexts import Context
 from klvi.errors import RunError, UserError
-from klvi.rewards import schema
 from klvi.rewards.base import Scores
 from klvi.rewards.signature import Signature
 from klvi.rewards.user_file import CommandLineError, UserFile, warn_once
@@ -45,15 +44,15 @@ class PythonFunction:
         self._signature = Signature.of(self.function, shown)
 
     @staticmethod
-    def from_config(config: schema.PythonReward) -> PythonFunction:
+    def load(function: str) -> PythonFunction:
         """Load `FILE.py:NAME`.
 
         Raises `UserError` where the file cannot be imported or holds no such function, and
         `RunError` where it would leave the process.
         """
-        path, colon, attribute = (config.function or "").rpartition(":")
+        path, colon, attribute = function.rpartition(":")
         if not colon or not path or not attribute.isidentifier():
-            raise UserError(f"reward.function={config.function or 'null'}: give {EXAMPLE}")
+            raise UserError(f"reward.function={function}: give {EXAMPLE}")
         if not Path(path).expanduser().is_file():
             raise UserError(f"reward.function: no such file {path}; give {EXAMPLE}")
         name = f"python ({Path(path).name}:{attribute})"

@@ -2,91 +2,113 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from klvi.schema import Section, Size, Source, Text
+from klvi.schema import Choice, Names, Remedy, Section, Size, Source, Text
 
 
-class ContainsReward(Section):
+class RewardSection(Choice):
+    """A score of each completion."""
+
+    group_name = "reward"
+
+
+class ContainsReward(RewardSection):
     """1 where the completion contains the text, else 0."""
 
+    builds = "klvi.rewards.contains:Contains"
     name: Literal["contains"]
     text: Annotated[Text, Field(min_length=1)]
+    """what to look for"""
     case_sensitive: bool = True
+    """whether capitals matter"""
 
 
-class LexiconReward(Section):
+class LexiconReward(RewardSection):
     """Non-offensiveness: 0 without a listed word, `penalty` with one."""
 
+    builds = "klvi.rewards.lexicon:Lexicon.load"
     name: Literal["lexicon"]
     words: list[Text] | None = None
-    path: Source | None = None
+    """null, without a path: mild swearing"""
+    path: Annotated[Source, Names("a file or folder")] | None = None
+    """a file with a word per line"""
     penalty: Annotated[float, Field(lt=0)] = -1.0
+    """score of a completion with a listed word"""
 
 
-class LengthReward(Section):
+class LengthReward(RewardSection):
     """Minus the distance of the completion's length from `target`, divided by `scale`."""
 
+    builds = "klvi.rewards.length:Length"
     name: Literal["length"]
     target: Annotated[int, Field(ge=0)] = 20
+    """the length that scores 0"""
     scale: Annotated[float, Field(gt=0)] = 10.0
+    """units of length per unit of reward"""
     unit: Literal["words", "characters"] = "words"
 
 
-class LettersReward(Section):
+class LettersReward(RewardSection):
     """A graded score of texts of a few letters: late in the alphabet, early in the text."""
 
+    builds = "klvi.rewards.letters:Letters"
     name: Literal["letters"]
 
 
-class ClassifierReward(Section):
+class ClassifierReward(RewardSection):
     """Log-probability (nats) of a label, or the score of a single logit, by a classifier."""
 
+    builds = "klvi.rewards.classifier:Classifier.load"
     name: Literal["classifier"]
-    path: Source | None = None
+    path: Annotated[
+        Source,
+        Names("a file or folder"),
+        Remedy("a sequence-classification model: {key}=HUB_ID_OR_FOLDER"),
+    ]
+    """a sequence-classification model: hub id or folder"""
     label: str | int | None = None
+    """name or number; null: 1"""
     transform: Literal["logit", "log_sigmoid", "log_softmax"] | None = None
+    """null: log_softmax of several labels, the logit itself of a single one"""
     batch_size: Size = 64
+    """texts scored at once"""
     with_prompt: bool = False
+    """whether the prompt stands before the completion"""
     chat: bool = False
+    """whether prompt and completion are laid out by the classifier's chat template"""
     device: Text | None = None
+    """null: the run's"""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
+    """null: float32 on a CPU, the checkpoint's own on a GPU"""
     trust_remote_code: bool = False
+    """whether to run code that comes with the checkpoint"""
 
 
-class PythonReward(Section):
+class PythonReward(RewardSection):
     """A function of the user's, `FILE.py:NAME`: of texts, prompts and columns by their names."""
 
+    builds = "klvi.rewards.python:PythonFunction.load"
     name: Literal["python"]
-    function: Source | None = None
-
-
-class SumReward(Section):
-    """A weighted sum of rewards; `terms` maps a label to a reward with its `weight`."""
-
-    name: Literal["sum"]
-    terms: dict[str, WeightedReward]
-
-
-Reward = Annotated[
-    ContainsReward
-    | LexiconReward
-    | LengthReward
-    | LettersReward
-    | ClassifierReward
-    | PythonReward
-    | SumReward,
-    Field(discriminator="name"),
-]
+    function: Annotated[Source, Names("code"), Remedy("{key}=FILE.py:NAME")]
+    """score(texts, prompts) -> list[float]"""
 
 
 class WeightedReward(Section):
     """One term of a sum."""
 
+    builds: ClassVar[str] = "klvi.rewards.sum:Term"
     weight: float = 1.0
-    reward: Reward
+    """by which its reward is multiplied"""
+    reward: RewardSection
 
 
-SumReward.model_rebuild()
+class SumReward(RewardSection):
+    """A weighted sum of rewards; `terms` maps a label to a reward with its `weight`."""
+
+    builds = "klvi.rewards.sum:WeightedSum"
+    name: Literal["sum"]
+    terms: dict[str, WeightedReward]
+    """label: {weight: 1, reward: {name: ...}}"""

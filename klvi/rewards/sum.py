@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,11 +15,18 @@ from klvi.rewards.base import Reward, check_columns
 from klvi.rewards.scoring import evaluate
 
 
+class Term(NamedTuple):
+    """A reward and its weight in a sum."""
+
+    weight: float
+    reward: Reward
+
+
 @dataclass(frozen=True)
 class WeightedSum:
     """Σ weight·reward over labelled terms; an error names the term."""
 
-    terms: Mapping[str, tuple[float, Reward]]
+    terms: Mapping[str, Term]
     name: str = "sum"
 
     def __post_init__(self) -> None:

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from klvi.runs.schema import MeasureConfig, TrainConfig
+from klvi.runs.schema import ProblemConfig, TrainConfig
 
-C = TypeVar("C", bound=MeasureConfig)
+C = TypeVar("C", bound=ProblemConfig)
 
 # The keys that may be null until a model is loaded; in the run's config.yaml none of them is.
-CHOSEN = ("model.dtype", "optim.lr", "rollout.batch_size", "rollout.samples_per_prompt")
+CHOSEN = ("model.dtype", "optim.lr", "engine.batch_size", "samples_per_prompt")
 # LoRA at rank 16: 2e-3 for `tiny`, and for 7 to 8 billion parameters the 1e-4 to 2e-4 of common
 # practice (Hu et al. 2021, arXiv 2106.09685, table 12; Dettmers et al. 2023, arXiv 2305.14314,
 # section B.2; with the same fall of the optimum as the model grows).
@@ -74,13 +74,13 @@ def choose(config: C, facts: Facts, tokens: int) -> C:
     Args:
         tokens: of the longest prompt and its completion.
     """
-    model, rollout = config.model, config.rollout
+    model, engine = config.model, config.engine
     if model.dtype is None:
         model = model.model_copy(update={"dtype": _spelled(facts.dtype)})
-    if rollout.batch_size is None:
+    if engine.batch_size is None:
         size = completions_at_once(facts, tokens)
-        rollout = rollout.model_copy(update={"batch_size": size})
-    changes: dict[str, Any] = {"model": model, "rollout": rollout}
+        engine = engine.model_copy(update={"batch_size": size})
+    changes: dict[str, Any] = {"model": model, "engine": engine}
     if isinstance(config, TrainConfig) and config.optim.lr is None:
         lr = learning_rate(facts.parameters)
         changes["optim"] = config.optim.model_copy(update={"lr": lr})
@@ -91,12 +91,12 @@ def _spelled(dtype: str) -> str:
     return dtype if dtype in {"float32", "bfloat16", "float16"} else "auto"
 
 
-def chosen(before: MeasureConfig, after: MeasureConfig) -> dict[str, Any]:
+def chosen(before: ProblemConfig, after: ProblemConfig) -> dict[str, Any]:
     """The keys of `CHOSEN` that were null in `before`, with their values in `after`."""
     old, new = before.model_dump(), after.model_dump()
     values = {key: _value(new, key) for key in CHOSEN if _value(old, key) is None}
     # One completion of a prompt is what anybody expects.
-    single = "rollout.samples_per_prompt", 1
+    single = "samples_per_prompt", 1
     return {
         key: value for key, value in values.items() if value is not None and (key, value) != single
     }
@@ -106,15 +106,16 @@ def same_run(config: TrainConfig, stored: TrainConfig) -> bool:
     """Whether `config` asks for the run that `stored` is, what was chosen for that run included."""
     asked, held = config.model_dump(), stored.model_dump()
     for key in CHOSEN:
-        section, _, name = key.partition(".")
-        if asked[section].get(name) is None and name in held[section]:
-            asked[section][name] = held[section][name]
+        section, _, name = key.rpartition(".")
+        mine, theirs = (asked[section], held[section]) if section else (asked, held)
+        if mine.get(name) is None and name in theirs:
+            mine[name] = theirs[name]
     return asked == held
 
 
 def _value(values: Mapping[str, Any], key: str) -> Any:
-    section, _, name = key.partition(".")
-    return values.get(section, {}).get(name)
+    section, _, name = key.rpartition(".")
+    return (values.get(section, {}) if section else values).get(name)
 
 
 def described(facts: Facts, name: str, values: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from klvi.engine.scoring import config_number, output_size
 from klvi.policy.prior import Prior
 from klvi.runs.choices import Facts, chosen, described
-from klvi.runs.schema import MeasureConfig
+from klvi.runs.schema import ProblemConfig
 
 
 def facts_of(prior: Prior) -> Facts:
@@ -22,7 +22,7 @@ def facts_of(prior: Prior) -> Facts:
     )
 
 
-def choices_line(asked: MeasureConfig, config: MeasureConfig, prior: Prior) -> str | None:
+def choices_line(asked: ProblemConfig, config: ProblemConfig, prior: Prior) -> str | None:
     """What was chosen for the prior, from `asked` to `config`, in a line; None where nothing."""
     values = chosen(asked, config)
     return described(facts_of(prior), config.model.name, values) if values else None

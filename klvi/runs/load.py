@@ -5,31 +5,62 @@ from __future__ import annotations
 from pathlib import Path
 
 from klvi.errors import UserError
-from klvi.evaluation.evaluator import Evaluator
 from klvi.files import MANIFEST, kind_of
 from klvi.files.checksums import damage
 from klvi.quoting import command
-from klvi.runs.run import (
-    ADAPTER_FOLDER,
-    CHECKPOINT_FOLDER,
-    assemble_evaluator,
-)
+from klvi.runs.assembly import assemble_evaluator
+from klvi.runs.evaluator import RunEvaluator
+from klvi.runs.run import ADAPTER_FOLDER, CHECKPOINT_FOLDER
 from klvi.runs.schema import EvalConfig, SampleConfig
+from klvi.runs.stored import read_config
+from klvi.runs.target_state import restored_target
 from klvi.terminal import tell
 from klvi.training.checkpoint import Checkpoints
+from klvi.training.fitting import refitted
+
+# What a target is made of, and what it is fitted on.
+DEFINING = ("target", "reward", "beta", "prompts")
 
 
-def load_policy(config: EvalConfig | SampleConfig) -> tuple[Evaluator, str]:
+def load_policy(config: EvalConfig | SampleConfig) -> tuple[RunEvaluator, str]:
     """An evaluator of the run's policy, or of the prior without a run; and what it is of.
 
     Raises UserError where the run has not yet saved a policy.
     """
     if config.run is None:
-        return assemble_evaluator(config, adapted=False), f"prior {config.model.name}"
-    folder = find_adapter(Path(config.run).expanduser())
+        evaluator = assemble_evaluator(config, adapted=False)
+        _fit(evaluator)
+        return evaluator, f"prior {config.model.name}"
+    run = Path(config.run).expanduser()
+    folder = find_adapter(run)
     evaluator = assemble_evaluator(config, adapted=True)
+    if _of_its_target(config, run):
+        evaluator.aim(restored_target(evaluator.target, run))
+    else:
+        _fit(evaluator)
     evaluator.policy.load_adapter(folder)
     return evaluator, str(folder)
+
+
+def _of_its_target(config: EvalConfig | SampleConfig, run: Path) -> bool:
+    """Whether what is measured against is what the run aimed at, and was fitted there."""
+    asked, stored = config.model_dump(mode="json"), read_config(run)
+    return all(asked[key] == stored.get(key) for key in DEFINING)
+
+
+def _fit(evaluator: RunEvaluator) -> None:
+    """Fit another target than a run's to the prior."""
+    target = refitted(
+        evaluator.target,
+        0,
+        policy=evaluator.policy,
+        sampler=evaluator.ancestral,
+        contexts=evaluator.contexts,
+        seed=evaluator.config.seed,
+        processes=evaluator.processes,
+    )
+    if target is not None:
+        evaluator.aim(target)
 
 
 def find_adapter(run: Path) -> Path:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from klvi.rewards.code import code_files
 from klvi.runs.source import checkout
 from klvi.runs.trust import signature
 
+PACKAGES = ("klvi", "torch", "transformers", "trl", "peft", "accelerate", "hydra-core")
 END = 1 << 16  # bytes at either end of a file in a folder that are looked at
 
 
@@ -67,6 +70,11 @@ def write_manifest(
     write_whole(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
 
 
+def versions() -> dict[str, str]:
+    """Python and the packages on which the numbers depend."""
+    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+
+
 def _history(folder: Path) -> tuple[str | None, list[Any]]:
     """When the run in a folder began, and how it went on so far, as far as its manifest says."""
     try:
@@ -80,7 +88,7 @@ def _history(folder: Path) -> tuple[str | None, list[Any]]:
     )
 
 
-def changes(folder: Path, values: Mapping[str, Any], version: str) -> list[str]:
+def changes(folder: Path, values: Mapping[str, Any], now: str) -> list[str]:
     """What is no more as it was when the run in `folder` began, a line each.
 
     A run of an earlier version, without a manifest, tells of nothing.
@@ -97,8 +105,8 @@ def changes(folder: Path, values: Mapping[str, Any], version: str) -> list[str]:
     before = _mapping(manifest, "versions").get("klvi")
     if not isinstance(before, str):
         lines.append(f"klvi's version, which {MANIFEST} does not tell, may be another")
-    elif before != version:
-        lines.append(f"klvi was {before}, and is {version}")
+    elif before != now:
+        lines.append(f"klvi was {before}, and is {now}")
     if hashlib.sha256(text.encode()).hexdigest() != manifest.get("config"):
         lines.append("its config.yaml is another")
     code = _mapping(manifest, "code")

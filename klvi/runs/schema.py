@@ -4,63 +4,90 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
-from klvi.engine.schema import RolloutSection
-from klvi.evaluation.schema import EvaluationSection
-from klvi.objectives.schema import Objective
+from klvi.engine.schema import EngineSection
+from klvi.evaluation.schema import EvaluationSection, PeriodicEvaluation
+from klvi.objectives.schema import ObjectiveSection
 from klvi.policy.schema import LoraSection, Model
-from klvi.prompts.schema import Prompts
-from klvi.rewards.schema import Reward
-from klvi.schema import INSIDE, Device, Location, Section, Size, Text, Threads, _inside
-from klvi.targets.schema import Target
-from klvi.tracking.schema import Tracking
+from klvi.prompts.schema import PromptsSection
+from klvi.rewards.schema import RewardSection
+from klvi.samplers.schema import ProposalSection, SamplerSection
+from klvi.schema import Device, Location, RunName, Section, Size, Threads
+from klvi.targets.schema import TargetSection
+from klvi.tracking.schema import TrackingSection
 from klvi.training.schema import CheckpointSection, OptimSection
 
 
-class MeasureConfig(Section):
-    """What `train`, `eval` and `sample` share: a prior, a reward, a target, and how to measure."""
+class ProblemConfig(Section):
+    """What `train`, `eval` and `sample` share: a prior, a reward, a target, and the engine."""
 
     model: Model
-    reward: Reward
-    target: Target
-    prompts: Prompts
+    reward: RewardSection
+    target: TargetSection
+    prompts: PromptsSection
+    engine: EngineSection
     lora: LoraSection = LoraSection()
-    rollout: RolloutSection = RolloutSection()
-    evaluation: EvaluationSection = EvaluationSection()
-    beta: Annotated[float, Field(gt=0)]
+    max_new_tokens: Size = 48
+    """longest completion: with the end of sequence, the support of every distribution"""
+    beta: Annotated[float, Field(gt=0)] = 0.1
+    """temperature of the target p ∝ prior·exp(reward/beta)"""
     seed: Annotated[int, Field(ge=0)] = 0
+    """of sampling and initialisation"""
     device: Device = "auto"
+    """auto (CUDA, else the CPU), cpu, cuda, cuda:N or mps"""
     threads: Threads | None = None
+    """CPU threads; null leaves it to torch"""
 
 
-class TrainConfig(MeasureConfig):
+class TrainConfig(ProblemConfig):
     """`klvi train`."""
 
-    name: Annotated[Text, Field(min_length=1), AfterValidator(_inside), INSIDE]
-    objective: Objective
-    tracking: Tracking
-    updates: Annotated[int, Field(ge=1)]
-    batch_size: Annotated[Size, Field(ge=2)]
+    name: RunName
+    """folder of the run under runs/"""
+    objective: ObjectiveSection
+    proposal: ProposalSection
+    tracking: TrackingSection
+    updates: Annotated[int, Field(ge=1)] = 50
+    """policy updates"""
+    batch_size: Annotated[Size, Field(ge=2)] = 128
+    """samples of an update"""
+    samples_per_prompt: Size | None = None
+    """completions of a prompt in an update; null: 1, or 8 where the objective needs groups"""
     anneal: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """share of the updates in which the target is tempered, from the prior on: keeps its far modes;
+    rl has none"""
     optim: OptimSection = OptimSection()
+    evaluation: PeriodicEvaluation = PeriodicEvaluation()
     checkpoint: CheckpointSection = CheckpointSection()
 
 
-class EvalConfig(MeasureConfig):
-    """`klvi eval`: a run's policy, or the prior alone where `run` is null."""
+class OfRunConfig(ProblemConfig):
+    """What `eval` and `sample` share: a run's policy, or the prior alone where `run` is null."""
 
+    sampler: SamplerSection
     run: Location | None = None
+    """folder of a run; null for the prior alone"""
     trust: bool = False
+    """whether code, files and tracking that another's run names are used; read them first"""
     out: Location | None = None
+    """file of the results"""
     overwrite: bool = False
+    """whether out may replace a file"""
 
 
-class SampleConfig(MeasureConfig):
-    """`klvi sample`: texts of a run's policy, or of the prior where `run` is null."""
+class EvalConfig(OfRunConfig):
+    """`klvi eval`."""
 
-    run: Location | None = None
-    trust: bool = False
+    evaluation: EvaluationSection = EvaluationSection()
+    out: Location | None = None
+    """file of the numbers; null: eval.json in the run's folder"""
+
+
+class SampleConfig(OfRunConfig):
+    """`klvi sample`."""
+
     n: Annotated[int, Field(ge=1)] = 20
+    """number of texts"""
     out: Location | None = None
-    overwrite: bool = False
+    """JSON lines file; null prints the texts"""

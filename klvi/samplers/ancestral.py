@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from klvi.contexts import Context
+from klvi.engine.base import FASTEST, Decoded
 from klvi.engine.batching import Batching
-from klvi.engine.decoding import FASTEST, Decoded
 from klvi.engine.memory import out_of_memory
 from klvi.engine.scoring import (
     Completions,
@@ -56,7 +56,7 @@ class Ancestral(Sampler):
         randomness: Randomness,
     ) -> Draw:
         """A completion per context at temperature 1."""
-        samples = self.complete(policy, contexts, randomness.generator(policy.device))
+        samples = self.complete(policy, contexts, randomness)
         with timed("reward", policy.device):
             samples = scored(samples, target.scorers, update=randomness.update)
         models = 1 if policy.is_prior else 2
@@ -64,15 +64,20 @@ class Ancestral(Sampler):
         return Draw(samples, cost=cost)
 
     def complete(
-        self, policy: Policy, contexts: Sequence[Context], generator: torch.Generator
+        self,
+        policy: Policy,
+        contexts: Sequence[Context],
+        randomness: Randomness,
+        rows: Tensor | None = None,
     ) -> Samples:
-        """As `sample`, without scores."""
+        """As `sample`, without scores; `rows` `(N,)` of the draw, by default 0 to N − 1."""
         with timed("rollout", policy.device):
             drawn = draw(
                 policy,
                 contexts,
                 max_new_tokens=self.max_new_tokens,
-                generator=generator,
+                randomness=randomness,
+                rows=rows,
                 batch_size=self.batch_size,
             )
         with timed("prior", policy.device):
@@ -86,7 +91,8 @@ def draw(
     contexts: Sequence[Context],
     *,
     max_new_tokens: int,
-    generator: torch.Generator,
+    randomness: Randomness,
+    rows: Tensor | None = None,
     batch_size: int | None = 256,
 ) -> Samples:
     """One completion per context, drawn from the policy at temperature 1; no scores yet.
@@ -94,51 +100,46 @@ def draw(
     Its `log_policy` is that captured on the way, its `log_prior` still 0.
 
     Args:
-        generator: on the policy's device.
+        rows: `(N,)` of the draw, whose random numbers these are; by default 0 to N − 1.
         batch_size: completions decoded together; None for all.
     """
     if not contexts:
         raise ValueError("no contexts to complete")
-    parts, order = [], []
+    rows = torch.arange(len(contexts)) if rows is None else rows
     batch_size = batch_size or len(contexts)
+    parts = []
     with policy.merged() as model:
         for start in range(0, len(contexts), batch_size):
             batch = contexts[start : start + batch_size]
-            prompt_tokens, prompt_lengths = policy.prior.encode(batch)
-            policy.prior.check_length(prompt_tokens.shape[1], max_new_tokens)
-            for rows in policy.batching.together(prompt_lengths):
-                width = int(prompt_lengths[rows].max())
-                prompt = prompt_tokens[rows, -width:], prompt_lengths[rows]
-                decoded = policy.complete(
-                    model, *prompt, max_new_tokens=max_new_tokens, generator=generator
-                )
-                chosen = [batch[row] for row in rows.tolist()]
-                parts.append(_unscored(policy, chosen, *prompt, decoded))
-                order.append(rows + start)
-    if len(parts) == 1:
-        return parts[0]
-    return Samples.concatenate(parts).select(torch.cat(order).argsort())
+            prompts = policy.prior.encode(batch)
+            policy.prior.check_length(prompts[0].shape[1], max_new_tokens)
+            uniforms = randomness.uniforms(rows[start : start + batch_size], max_new_tokens)
+            decoded = policy.complete(model, prompts, uniforms)
+            parts.append(_unscored(policy, batch, prompts, decoded))
+    return parts[0] if len(parts) == 1 else Samples.concatenate(parts)
 
 
 def _unscored(
     policy: Policy,
     contexts: Sequence[Context],
-    prompt_tokens: Tensor,
-    prompt_lengths: Tensor,
+    prompts: tuple[Tensor, Tensor],
     decoded: Decoded,
 ) -> Samples:
-    # An engine with kernels of its own does not say what it drew from.
-    density = decoded.log_probs.double().sum(1) if policy.decodes_itself else None
+    log_policy, density = decoded.log_probs, None
+    if log_policy is None:
+        log_policy = torch.zeros(decoded.tokens.shape, device=policy.device)
+    else:
+        density = log_policy.double().sum(1)
     return Samples(
         contexts=list(contexts),
-        prompt_tokens=prompt_tokens,
-        prompt_lengths=prompt_lengths,
+        prompt_tokens=prompts[0],
+        prompt_lengths=prompts[1],
         tokens=decoded.tokens,
         lengths=decoded.lengths,
         ended=decoded.ended,
-        log_policy=decoded.log_probs,
-        log_prior=torch.zeros_like(decoded.log_probs),
-        texts=policy.prior.decode(prompt_tokens, prompt_lengths, decoded.tokens, decoded.lengths),
+        log_policy=log_policy,
+        log_prior=torch.zeros_like(log_policy),
+        texts=policy.prior.decode(*prompts, decoded.tokens, decoded.lengths),
         values=decoded.values,
         log_density=density,
     )
@@ -245,3 +246,8 @@ def log_policy_of(policy: Policy, samples: Samples, budget: int | None = None) -
         values = batch.view(policy.model).log_probs(samples.tokens[batch.rows, :width])
         log_policy[batch.rows, :width] = values
     return log_policy
+
+
+def itself(ancestral: Ancestral) -> Ancestral:
+    """The policy's own samples, as a proposal or a sampler."""
+    return ancestral

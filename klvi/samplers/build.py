@@ -1,19 +1,14 @@
-"""What an objective's rollouts are drawn from."""
+"""A proposal or a sampler from its section."""
 
 from __future__ import annotations
 
-from klvi.objectives.schema import GDCObjective
-from klvi.objectives.schema import Objective as ObjectiveConfig
-from klvi.samplers.adaptive import Adaptive
+from klvi.registry import build
 from klvi.samplers.ancestral import Ancestral
 from klvi.samplers.base import Sampler
-from klvi.samplers.mixture import Mixture
+from klvi.samplers.schema import ProposalSection, SamplerSection
 
 
-def build_proposal(config: ObjectiveConfig, ancestral: Ancestral) -> Sampler:
-    """What an objective's rollouts are drawn from."""
-    if not isinstance(config, GDCObjective) or config.proposal == "policy":
-        return ancestral
-    if config.proposal == "adaptive":
-        return Adaptive(ancestral, config.divergence)
-    return Mixture(ancestral, config.prior_share)
+def build_sampler(section: ProposalSection | SamplerSection, ancestral: Ancestral) -> Sampler:
+    """What a section describes, on `ancestral` sampling of the policy."""
+    sampler: Sampler = build(section, ancestral=ancestral)
+    return sampler

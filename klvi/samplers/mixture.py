@@ -41,12 +41,13 @@ class Mixture(Sampler):
         randomness: Randomness,
     ) -> Draw:
         """The policy's completions and then the prior's, weighted towards the policy."""
-        generator = randomness.generator(policy.device)
-        for_policy, for_prior = split_evenly(contexts, int(self.prior_share * len(contexts)))
-        samples = self.ancestral.complete(policy, for_policy, generator)
+        others = int(self.prior_share * len(contexts))
+        for_policy, for_prior = split_evenly(contexts, others)
+        of_policy, of_prior = map(torch.tensor, split_evenly(range(len(contexts)), others))
+        samples = self.ancestral.complete(policy, for_policy, randomness, of_policy)
         if for_prior:
             with policy.with_adapter(policy.zero_adapter()):
-                drawn = self.ancestral.complete(policy, for_prior, generator)
+                drawn = self.ancestral.complete(policy, for_prior, randomness, of_prior)
             with timed("prior", policy.device):
                 log_policy = log_policy_of(policy, drawn, self.ancestral.budget)
             samples = Samples.concatenate([samples, replace(drawn, log_policy=log_policy)])

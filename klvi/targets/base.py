@@ -40,6 +40,13 @@ class Target(Protocol):
         """log P of scored samples: `(N,)`, nats per sequence, float64, −inf outside of p."""
         return samples.log_prior_sequence + self.log_potential(samples)
 
+    def samples_to_fit(self, update: int) -> int:
+        """From how many samples it is fitted before `update`; 0 for not at all.
+
+        Before update 0 they are drawn from the prior, later from the policy.
+        """
+        return 0
+
     def fitted(self, samples: Samples) -> Target:
         """The target with its free parameters estimated from weighted samples of any proposal."""
         return self
@@ -53,7 +60,7 @@ class Target(Protocol):
         return self if share == 1 else Tempered(self, share, self.beta)
 
     def state(self) -> dict[str, Any]:
-        """What was fitted, as plain data."""
+        """What was fitted, as JSON holds it: finite numbers, texts, lists, and mappings by text."""
         return {}
 
     def with_state(self, state: dict[str, Any]) -> Target:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
+from klvi.registry import build
 from klvi.rewards.base import Reward
-from klvi.targets import schema
 from klvi.targets.base import Target
-from klvi.targets.constraint import Constraint
-from klvi.targets.posterior import Posterior
+from klvi.targets.schema import TargetSection
 
 
-def build_target(config: schema.Target, reward: Reward, beta: float) -> Target:
-    """The target that `config` describes, of `reward`, at temperature `beta`."""
-    match config:
-        case schema.PosteriorTarget():
-            return Posterior(reward, beta)
-        case schema.ConstraintTarget():
-            return Constraint(reward, config.threshold, beta)
+def build_target(section: TargetSection, reward: Reward, beta: float) -> Target:
+    """The target that `section` describes, of `reward`, at temperature `beta`."""
+    target: Target = build(section, reward=reward, beta=beta)
+    return target

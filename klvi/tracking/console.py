@@ -25,8 +25,6 @@ from klvi.tracking.tables import PREFIX, measurement_table, number, sample_table
 LOG_FILE = "run.log"
 SHOWN_SAMPLES, MAX_TEXT = 3, 400
 LINES, MAX_SILENCE_SECONDS = 10, 60.0
-# The metrics that have a column in a run's lines.
-COLUMNS = [spec for spec in METRICS.values() if spec.column]
 WIDTH = 11
 
 
@@ -57,7 +55,7 @@ class ConsoleTracker:
         self._output.copy_to(directory / LOG_FILE)
         self._output.print(_headline(self._config))
         self._output.print(Text(f"{directory}", style="dim"))
-        headings = "".join(f"{spec.column:>{WIDTH}}" for spec in COLUMNS)
+        headings = "".join(f"{spec.column:>{WIDTH}}" for spec in METRICS.columns)
         self._output.print(Text(f"\n{'update':>7}{headings}{'time':>7}", style="bold"))
         self._started = self._last_line = time.monotonic()
         if self._output.live:
@@ -73,7 +71,7 @@ class ConsoleTracker:
         if f"{PREFIX}reward" in record or not self._line_is_due():
             return
         self._last_line = time.monotonic()
-        values = [record.get(spec.update) if spec.update else None for spec in COLUMNS]
+        values = [record.get(spec.update) if spec.update else None for spec in METRICS.columns]
         line = Text(self._line(values))
         line.append(f"  {rate(record)}")
         self._output.log(line) if self._output.live else self._output.print(line)
@@ -84,7 +82,7 @@ class ConsoleTracker:
         """Print a line of the measurements, and keep all for the end."""
         self._update = update
         self._evaluation = Evaluation(update, measurements, samples)
-        values = [_value(measurements.get(spec.name)) for spec in COLUMNS]
+        values = [_value(measurements.get(spec.name)) for spec in METRICS.columns]
         line = Text(self._line(values), style="bold").append("  evaluated", style="green")
         self._output.print(line)
 

@@ -6,25 +6,34 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from klvi.schema import Section, Text
+from klvi.schema import Choice, Text
 
 
-class NoTracking(Section):
+class TrackingSection(Choice):
+    """Where records go beside the console and the run's folder."""
+
+    group_name = "tracking"
+
+
+class NoTracking(TrackingSection):
     """The console and the run's folder alone."""
 
     name: Literal["none"]
 
 
-class WandbTracking(Section):
+class WandbTracking(TrackingSection):
     """Weights & Biases beside the console and the run's folder."""
 
     name: Literal["wandb"]
     project: Text = "klvi"
+    """wandb's project"""
     entity: Text | None = None
+    """wandb's user or team; null: wandb's default"""
     group: Text | None = None
+    """null: the sweep"""
     job_type: Text | None = None
+    """null: the objective"""
     tags: Annotated[list[Text], Field(default_factory=list)]
+    """beside those that klvi sets"""
     mode: Literal["online", "offline", "disabled"] | None = None
-
-
-Tracking = Annotated[NoTracking | WandbTracking, Field(discriminator="name")]
+    """null: as WANDB_MODE has it"""

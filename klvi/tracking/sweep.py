@@ -23,7 +23,6 @@ from klvi.tracking.tables import number
 
 # Letters of a heading above which it takes a second line.
 MAX_HEADING = 8
-COLUMNS = [spec for spec in METRICS.values() if spec.column]
 
 
 def print_sweep(directory: Path, jobs: Sequence[Mapping[str, str]], output: Output) -> bool:
@@ -60,7 +59,7 @@ def sweep_table(jobs: Sequence[Mapping[str, str]], summaries: Sequence[Mapping[s
     for key in own:
         table.add_column(Text(key), overflow="fold", min_width=4)
     table.add_column("status", no_wrap=True)
-    for heading in (*(_narrow(str(spec.column)) for spec in COLUMNS), "time"):
+    for heading in (*(_narrow(str(spec.column)) for spec in METRICS.columns), "time"):
         table.add_column(heading, justify="right", no_wrap=True)
     for index, summary in enumerate(summaries):
         status = str(summary["status"])
@@ -69,7 +68,7 @@ def sweep_table(jobs: Sequence[Mapping[str, str]], summaries: Sequence[Mapping[s
             str(index),
             *(Text(values[index]) for values in own.values()),
             Text(printable(status), style="green" if status == FINISHED else "bold red"),
-            *(_value(summary, spec.name) for spec in COLUMNS),
+            *(_value(summary, spec.name) for spec in METRICS.columns),
             "" if seconds is None else duration(seconds),
         )
     return table

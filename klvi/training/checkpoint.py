@@ -35,7 +35,7 @@ STATE = "state.pt"
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The folders `step-N` of a run, of which the newest `keep` stay.
+    """The folders `step-N` of a run, one every `every` updates, of which the newest `keep` stay.
 
     A checkpoint is built in a hidden folder and renamed when it is whole: a folder with the name
     `step-N` was complete, and its checksums tell whether it still is. Random states need no saving:
@@ -43,6 +43,7 @@ class Checkpoints:
     """
 
     directory: Path
+    every: int = 1
     keep: int = 2
 
     def save(self, loop: Loop) -> Path:
@@ -68,7 +69,7 @@ class Checkpoints:
         Of each the adapter is counted, and the optimizer's state, of at least its size; of those
         that are there already, all are kept while one more is written.
         """
-        left = math.ceil((loop.config.updates - loop.update) / loop.config.checkpoint.every)
+        left = math.ceil((loop.settings.updates - loop.update) / self.every)
         new = min(left, max(1, self.keep + 1 - len(self.steps())))
         weights = sum(p.nbytes for p in loop.policy.adapter_parameters())
         problem = room_problem(self.directory, 2 * weights * new)
@@ -159,6 +160,7 @@ def _state(loop: Loop) -> dict[str, Any]:
         "objective": loop.objective.state_dict(),
         "value_head": None if head is None else head.state_dict(),
         "proposal": loop.proposal.state_dict(),
+        "target": loop.target.state(),
         "record": loop.record,
     }
 
@@ -182,6 +184,7 @@ def _restore(loop: Loop, state: dict[str, Any]) -> None:
     if loop.policy.value_head is not None:
         loop.policy.value_head.load_state_dict(state["value_head"])
     loop.proposal.load_state_dict(state["proposal"])
+    loop.target = loop.target.with_state(state.get("target", {}))
     loop.record = state.get("record")
 
 

@@ -17,14 +17,16 @@ from klvi.engine.scoring import token_entropy
 from klvi.errors import UserError
 from klvi.objectives.base import Objective, Prediction, Signals, Statistics, Totals
 from klvi.policy.policy import Policy
+from klvi.processes import ALONE, Processes
 from klvi.prompts.stream import PromptStream
 from klvi.randomness import Randomness, seeded_generator
-from klvi.runs.schema import TrainConfig
 from klvi.samplers.ancestral import Pass, log_policy_of, passes
 from klvi.samplers.base import Sampler
+from klvi.samplers.sharded import sample_sharded
 from klvi.samples import Draw, Samples
 from klvi.targets.base import Target
 from klvi.timing import collecting, timed
+from klvi.training.fitting import refitted
 from klvi.training.optimisation import Optimisation
 
 Record = dict[str, Any]
@@ -51,12 +53,38 @@ class Part:
     signals: Signals
 
 
+@dataclass(frozen=True)
+class LoopSettings:
+    """How many updates, of what.
+
+    Attributes:
+        updates: of the whole run.
+        batch_size: completions of a rollout.
+        seed: of prompts, rollouts and minibatches.
+        anneal: share of the updates, 0 to 1, over which the target is tempered.
+        scored_tokens: tokens scored together; None for what suits model and device.
+        learned_tokens: tokens of a forward pass with gradient; None likewise.
+        recompute: whether activations are recomputed in the backward pass instead of kept.
+    """
+
+    updates: int
+    batch_size: int
+    seed: int = 0
+    anneal: float = 0.0
+    scored_tokens: int | None = None
+    learned_tokens: int | None = None
+    recompute: bool = False
+
+
 @dataclass
 class Loop:
     """Trains a policy on an objective; what happens beside an update is left to hooks.
 
     Attributes:
         proposal: draws what is learned from.
+        ancestral: draws from the policy itself what the target is fitted to.
+        processes: that share the work; each draws and learns from its rows, and all have the same
+            samples, signals and weights.
         on_complete: called when an update is complete, before anything is done with its record.
         on_update: called after each update with its record.
         update: the number of updates done.
@@ -64,13 +92,15 @@ class Loop:
         record: that of the last update, until all hooks are through with it.
     """
 
-    config: TrainConfig
+    settings: LoopSettings
     policy: Policy
     objective: Objective
     target: Target
     proposal: Sampler
+    ancestral: Sampler
     contexts: PromptStream
     optimisation: Optimisation
+    processes: Processes = ALONE
     on_update: list[Callable[[Record], None]] = field(default_factory=list)
     on_complete: list[Callable[[], None]] = field(default_factory=list)
     update: int = 0
@@ -80,13 +110,14 @@ class Loop:
     def __post_init__(self) -> None:
         self._timings: dict[str, float] = defaultdict(float)
         self._probe: Samples | None = None
+        self._fitted_before: int | None = None
 
     def run(self) -> None:
         """Do the updates that are left.
 
         Raises Interruption between two updates where a signal has come that user code swallowed.
         """
-        while self.update < self.config.updates:
+        while self.update < self.settings.updates:
             interruption.check()
             record = self.step()
             for hook in self.on_update:
@@ -109,7 +140,27 @@ class Loop:
             hook()
         return record
 
+    def fit(self) -> None:
+        """Fit the target where that is due before the next update, and has not been done."""
+        if self._fitted_before == self.update:
+            return
+        target = refitted(
+            self.target,
+            self.update,
+            policy=self.policy,
+            sampler=self.ancestral,
+            contexts=self.contexts,
+            seed=self.settings.seed,
+            processes=self.processes,
+        )
+        self._fitted_before = self.update
+        if target is not None:
+            self.target = target
+            self.objective.reset()
+            self.proposal.reset()
+
     def _update(self) -> tuple[Draw, Statistics, float]:
+        self.fit()
         share = self.annealed_share(self.update)
         target = self.target.tempered(share)
         if share != self.annealed_share(self.update - 1):
@@ -134,13 +185,16 @@ class Loop:
         Where the target has several far modes, a policy that is sent to it at once settles in the
         first it finds; one that follows the tempered targets keeps the others alive.
         """
-        steps = self.config.anneal * self.config.updates
+        steps = self.settings.anneal * self.settings.updates
         return 1.0 if update + 1 >= steps else (update + 1) / steps
 
     def roll_out(self, target: Target) -> Draw:
         """The next contexts, completed by the proposal and scored."""
-        contexts = self.contexts.batch(self.update, self.config.batch_size)
-        draw = self.proposal.sample(self.policy, target, contexts, self._randomness("rollout"))
+        contexts = self.contexts.batch(self.update, self.settings.batch_size)
+        randomness = self._randomness("rollout")
+        draw = sample_sharded(
+            self.processes, self.proposal, self.policy, target, contexts, randomness
+        )
         samples = draw.samples
         self._check("the log-probabilities are", samples.log_policy, samples.values)
         return draw
@@ -148,12 +202,13 @@ class Loop:
     def learn(self, samples: Samples, signals: Signals) -> Statistics:
         """All passes over one rollout; returns the mean of each statistic over minibatches."""
         collected: dict[str, list[float]] = defaultdict(list)
-        whole = self.objective.minibatches == 1
-        parts = list(self.parts(samples, signals)) if whole else []
+        parts: list[Part] | None = None
         for epoch in range(self.objective.epochs):
             for rows in self._minibatches(len(samples), epoch):
-                if not whole:
-                    parts = list(self.parts(samples.select(rows), _select(signals, rows)))
+                if parts is None or self.objective.minibatches > 1:
+                    shard = self.processes.shard(len(rows))
+                    own = rows[shard.start : shard.stop]
+                    parts = list(self.parts(samples.select(own), _select(signals, own)))
                 statistics = self.learn_minibatch(parts, entropy=epoch == 0)
                 for name, value in statistics.items():
                     collected[name].append(value)
@@ -164,8 +219,10 @@ class Loop:
     def learn_minibatch(self, parts: Sequence[Part], *, entropy: bool) -> Statistics:
         """One optimizer step; gradients are summed over the parts of the minibatch."""
         lengths = [part.samples.lengths for part in parts]
-        totals = Totals(sum(map(len, lengths)), sum(int(each.sum()) for each in lengths))
-        sums: dict[str, float] = defaultdict(float)
+        sizes = sum(map(len, lengths)), sum(int(each.sum()) for each in lengths)
+        sequences, tokens = zip(*self.processes.gather(sizes), strict=True)
+        totals = Totals(sum(sequences), sum(tokens))
+        own: dict[str, float] = defaultdict(float)
         for part in parts:
             prediction = self.predict(part, entropy=entropy)
             loss, statistics = self.objective.loss(prediction, part.samples, part.signals, totals)
@@ -174,21 +231,26 @@ class Loop:
                 mean_entropy = prediction.entropy.sum().item() / totals.tokens
                 statistics["policy/entropy_avg"] = mean_entropy
             for name, value in statistics.items():
-                sums[name] += value
+                own[name] += value
+        sums = _summed(self.processes.gather(dict(own)))
+        if self.processes.count > 1:
+            self.processes.reduce(self.optimisation.gradients())
         norm = self.optimisation.step()
         self._check("the gradient is", torch.tensor(norm))
         return {**sums, "optim/grad_norm": norm}
 
     def parts(self, samples: Samples, signals: Signals) -> Iterator[Part]:
-        """A minibatch cut into what one forward pass takes, `optim.micro_batch_tokens`."""
-        budget = self.config.optim.micro_batch_tokens
+        """A minibatch cut into what one forward pass takes; of no samples there are none."""
+        if not len(samples):
+            return
+        budget = self.settings.learned_tokens
         for batch in passes(self.policy.model, samples, budget, self.policy.batching):
             chosen = samples.select(batch.rows).compact()
             yield Part(batch, chosen, _select(signals, batch.rows, chosen.tokens.shape[1]))
 
     def predict(self, part: Part, *, entropy: bool) -> Prediction:
         """One forward pass for the policy's log-probabilities and, with a value head, values."""
-        with self.policy.recomputing(self.config.optim.gradient_checkpointing):
+        with self.policy.recomputing(self.settings.recompute):
             view = part.batch.view(self.policy.model)
         head = self.policy.value_head
         return Prediction(
@@ -214,31 +276,34 @@ class Loop:
         update = self.update + 1 if update is None else update
         # Before the first step nothing is the learning rate's fault.
         stepped = bool(self.optimisation.optimizer.state)
-        rate = f"lower optim.lr={self.config.optim.lr:g}, " if stepped else ""
+        rate = f"lower optim.lr={self.optimisation.peak_lr:g}, " if stepped else ""
         raise DivergenceError(
             f"update {update}: {what} {'no longer' if stepped else 'not'} finite: {rate}"
-            f"scale the reward or beta={self.config.beta:g}, or use model.dtype=float32"
+            f"scale the reward or beta={self.target.beta:g}, or use model.dtype=float32"
         )
 
     def _randomness(self, purpose: str) -> Randomness:
         """Depends on seed and update alone, so that a resume needs no state."""
         update = self.update + 1
-        return Randomness(purpose, (self.config.seed, update), update)
+        return Randomness(purpose, (self.settings.seed, update), update)
 
     def _minibatches(self, count: int, epoch: int) -> Iterator[Tensor]:
         device = self.policy.device
         if self.objective.minibatches == 1:
             yield torch.arange(count, device=device)
             return
-        seeds = self.config.seed, self.update + 1, epoch
+        seeds = self.settings.seed, self.update + 1, epoch
         generator = seeded_generator("minibatches", *seeds)
         order = torch.randperm(count, generator=generator).to(device)
         yield from order.tensor_split(self.objective.minibatches)
 
     def _renew_proposal(self, draw: Draw, log_target: Tensor) -> None:
         def log_policy() -> Tensor:
-            budget = self.config.rollout.micro_batch_tokens
-            return log_policy_of(self.policy, draw.samples, budget).double().sum(1)
+            shard, budget = self.processes.shard(len(draw.samples)), self.settings.scored_tokens
+            own = draw.samples.select(torch.arange(shard.start, shard.stop))
+            values = log_policy_of(self.policy, own, budget).double().sum(1)
+            found = self.processes.gather(values.cpu())
+            return torch.cat(found).to(values.device)
 
         self.proposal.adapt(draw, log_target, log_policy)
 
@@ -247,14 +312,14 @@ class Loop:
         log_ratio = samples.log_policy_sequence - samples.log_prior_sequence
         record: Record = {
             "update": self.update,
-            "episode": self.update * self.config.batch_size,
+            "episode": self.update * self.settings.batch_size,
             "seconds": self.seconds,
             "objective/kl": samples.mean(log_ratio),
             "objective/entropy": -samples.mean(samples.log_policy_sequence),
             "objective/scores": samples.mean(samples.reward),
             **statistics,
             **draw.info,
-            **({"anneal/share": share} if self.config.anneal else {}),
+            **({"anneal/share": share} if self.settings.anneal else {}),
             "val/num_eos_tokens": int(samples.ended.sum()),
             "lr": self.optimisation.lr,
             "tokens_per_second": int(samples.lengths.sum()) / elapsed,
@@ -266,6 +331,12 @@ def _select(signals: Signals, rows: Tensor, length: int | None = None) -> Signal
     """The rows of `(N,)` and `(N, T)` signals, the latter cut to `length`."""
     chosen = {name: value[rows] for name, value in signals.items()}
     return {n: value[:, :length] if value.dim() > 1 else value for n, value in chosen.items()}
+
+
+def _summed(statistics: Sequence[Statistics]) -> Statistics:
+    """The sums of statistics by name; a process without rows has none."""
+    names = dict.fromkeys(name for each in statistics for name in each)
+    return {name: sum(each.get(name, 0.0) for each in statistics) for name in names}
 
 
 def _averages(collected: dict[str, list[float]]) -> Statistics:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +14,21 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
 from klvi.policy.policy import Policy
-from klvi.training.schema import OptimSection
 
 BETA1 = 0.9
+
+
+@dataclass(frozen=True)
+class OptimiserSettings:
+    """The optimizer and its schedule; Muon is for the adapter's matrices alone."""
+
+    lr: float
+    algorithm: Literal["adamw", "muon"]
+    schedule: Literal["linear", "constant", "cosine"]
+    warmup: int
+    weight_decay: float
+    beta2: float
+    max_grad_norm: float | None
 
 
 class Optimisation:
@@ -24,16 +37,16 @@ class Optimisation:
     A learning rate that decays to 0 matters at the target, where advantages are pure noise.
     """
 
-    def __init__(self, policy: Policy, config: OptimSection, updates: int) -> None:
-        assert config.lr is not None, "chosen once the model is loaded"
+    def __init__(self, policy: Policy, settings: OptimiserSettings, updates: int) -> None:
+        self.peak_lr = settings.lr
         self.parameters = policy.parameters()
         self.adapter = policy.adapter_parameters()
-        self.max_grad_norm = config.max_grad_norm
-        self.optimizer = _optimizer(policy, config, config.lr)
+        self.max_grad_norm = settings.max_grad_norm
+        self.optimizer = _optimizer(policy, settings)
         self.scheduler: LambdaLR = get_scheduler(
-            config.schedule,
+            settings.schedule,
             self.optimizer,
-            num_warmup_steps=config.warmup,
+            num_warmup_steps=settings.warmup,
             num_training_steps=updates,
         )
         self.backward: Callable[[Tensor], None] = _backward
@@ -61,6 +74,13 @@ class Optimisation:
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
         scheduler._last_lr = rates
+
+    def gradients(self) -> list[Tensor]:
+        """Those of all weights, zeros where there is none yet."""
+        for parameter in self.parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        return [p.grad for p in self.parameters if p.grad is not None]
 
     def step(self) -> float:
         """Clip, step, and clear the gradients; returns the gradient's norm before clipping.
@@ -109,7 +129,7 @@ class JointOptimizer(Optimizer):
             part.param_groups = [next(groups) for _ in part.param_groups]
 
 
-def _optimizer(policy: Policy, config: OptimSection, lr: float) -> Optimizer:
+def _optimizer(policy: Policy, settings: OptimiserSettings) -> Optimizer:
     """AdamW over all weights, or Muon over the adapter's matrices and AdamW over the value head.
 
     Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) moves every matrix equally far in
@@ -117,14 +137,14 @@ def _optimizer(policy: Policy, config: OptimSection, lr: float) -> Optimizer:
     as fast as the rest; scaled to AdamW's step as in Liu et al. 2025 (arXiv 2502.16982).
     """
     adapter = policy.adapter_parameters()
-    matrices = adapter if config.algorithm == "muon" else []
+    matrices = adapter if settings.algorithm == "muon" else []
     others = [p for p in policy.parameters() if not any(p is matrix for matrix in matrices)]
-    decay = config.weight_decay
+    lr, decay = settings.lr, settings.weight_decay
     parts: list[Optimizer] = []
     if matrices:
         parts.append(Muon(matrices, lr=lr, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
     if others:
-        betas = (BETA1, config.beta2)
+        betas = (BETA1, settings.beta2)
         parts.append(AdamW(others, lr=lr, betas=betas, weight_decay=decay, fused=True))
     return parts[0] if len(parts) == 1 else JointOptimizer(parts)
 

@@ -10,21 +10,33 @@ from klvi.schema import Section
 
 
 class OptimSection(Section):
-    """The optimizer and its schedule; a null learning rate is chosen by the model's size."""
+    """The optimizer and its schedule."""
 
     lr: Annotated[float, Field(ge=0)] | None = None
+    """learning rate; null: chosen by the model's size"""
     algorithm: Literal["adamw", "muon"] = "adamw"
+    """adamw, or muon: faster where rewards are jagged"""
     schedule: Literal["linear", "constant", "cosine"] = "linear"
+    """of the learning rate, after the warm-up"""
     warmup: Annotated[int, Field(ge=0)] = 0
+    """updates in which the learning rate rises"""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """decoupled from the gradient"""
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """decay of the mean squared gradient"""
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    """gradients are clipped to this norm; null: never"""
     micro_batch_tokens: Annotated[int, Field(ge=1)] | None = None
+    """tokens of a pass while learning; null: chosen by the device, the vocabulary and the model's
+    size"""
     gradient_checkpointing: bool = False
+    """recompute activations in the backward pass: less memory, a third more time"""
 
 
 class CheckpointSection(Section):
     """How often a run becomes resumable, and how many checkpoints are kept."""
 
-    every: Annotated[int, Field(ge=1)] = 20
+    every: Annotated[int, Field(ge=1)] = 25
+    """updates between checkpoints"""
     keep: Annotated[int, Field(ge=1)] = 2
+    """newest checkpoints that are kept"""

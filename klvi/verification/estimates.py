@@ -58,12 +58,7 @@ def calibrations(evaluators: Sequence[Evaluator], repetitions: int) -> Iterator[
 
 def _calibration(evaluator: Evaluator, seeds: Sequence[int]) -> Calibration:
     assert evaluator.enumeration is not None, "verify takes enumerable priors alone"
-    config = evaluator.config
-    evaluations = []
-    for seed in seeds:
-        evaluation = config.evaluation.model_copy(update={"seed": seed})
-        own = config.model_copy(update={"evaluation": evaluation})
-        evaluations.append(replace(evaluator, config=own).measure(0)[0])
+    evaluations = [replace(evaluator, seed=seed).measure(0)[0] for seed in seeds]
     return Calibration(evaluator.enumeration.evaluate(0), evaluations)
 
 

@@ -72,7 +72,7 @@ class Space:
             log_policy,
             self.log_prior,
             target.log_unnormalised(self.samples),
-            self.reward,
+            {"reward": self.reward},
             beta=target.beta,
             n=len(self.sequences),
         )

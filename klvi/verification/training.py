@@ -15,13 +15,19 @@ from torch import Tensor
 
 from klvi.evaluation.enumeration import ExactEvaluator
 from klvi.evaluation.evaluator import Evaluator
-from klvi.runs.run import Run, assemble_evaluator, assemble_loop
+from klvi.objectives.schema import GDCObjective, KLObjective, ObjectiveSection, RLObjective
+from klvi.runs.assembly import assemble_evaluator, assemble_loop, assemble_run
 from klvi.runs.schema import TrainConfig
 from klvi.tracking.output import Output
 from klvi.verification.claim import Claim
 from klvi.verification.schema import VerifyConfig
 
-OBJECTIVES = ("rl", "kl", "gdc")
+SECTIONS: dict[str, type[ObjectiveSection]] = {
+    "rl": RLObjective,
+    "kl": KLObjective,
+    "gdc": GDCObjective,
+}
+OBJECTIVES = tuple(SECTIONS)
 STILL_UPDATES = 2
 
 
@@ -50,6 +56,8 @@ def train_config(config: VerifyConfig, objective: str, **changes: object) -> Tra
             "target": {"name": "posterior"},
             "prompts": {"name": "none"},
             "tracking": {"name": "none"},
+            "proposal": {"name": SECTIONS[objective].proposal},
+            "engine": {"name": "torch", "batch_size": config.batch_size},
             "checkpoint": {"every": config.updates},
             **changes,
         }
@@ -59,7 +67,7 @@ def train_config(config: VerifyConfig, objective: str, **changes: object) -> Tra
 def train(config: VerifyConfig, objective: str, folder: Path) -> Trained:
     """Run `objective` in `folder`, its console in `run.log` alone."""
     folder.mkdir(parents=True)
-    run = Run(train_config(config, objective), folder, Output(Console(file=io.StringIO())))
+    run = assemble_run(train_config(config, objective), folder, Output(Console(file=io.StringIO())))
     run.train()
     lines = (folder / "metrics.jsonl").read_text("utf-8").splitlines()
     records = [record for record in map(json.loads, lines) if "exact/log_z" in record]

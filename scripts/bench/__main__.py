@@ -21,16 +21,13 @@ Texts are decoded for the reward within "generation" by klvi and within "reward"
 from __future__ import annotations
 
 import argparse
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 from scripts.bench import tables
 from scripts.bench.quality import quality
 from scripts.bench.run import compare, run_module
-from scripts.bench.workload import Shape, Workload, make_random_prior
+from scripts.bench.workload import Workload, random_prior
 
 BOTH = ("klvi", "trl")
 LARGE_VOCABULARY = 8192
@@ -88,14 +85,6 @@ def bench_profile(options: argparse.Namespace) -> None:
     """Where klvi's update on the shipped prior spends its time (not among the default parts)."""
     workload = Workload("tiny", 64, 40, device=options.device)
     print(run_module("profile_side", workload.to_json(), device=options.device))
-
-
-@contextmanager
-def random_prior(shape: Shape, vocabulary: int | None = None) -> Iterator[str]:
-    """The folder of a random prior, while it is needed."""
-    with tempfile.TemporaryDirectory() as folder:
-        make_random_prior(shape, Path(folder), vocabulary)
-        yield folder
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], None]] = {

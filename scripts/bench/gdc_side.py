@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from klvi.contexts import contexts_of
-from klvi.engine.decoding import Decoded, decode
+from klvi.engine.base import Decoded
 from klvi.engine.scoring import (
     Completions,
     next_tokens,
@@ -23,6 +23,7 @@ from klvi.engine.scoring import (
     token_batches,
     token_log_probs,
 )
+from klvi.randomness import Randomness
 from klvi.training.loop import Loop
 from scripts.bench.klvi_side import assemble
 from scripts.bench.measurement import NECESSARY_PARTS, Measurement, Recorder
@@ -59,15 +60,12 @@ def measure(workload: Workload) -> Measurement:
 
 def _decode(loop: Loop, seed: int) -> tuple[tuple[Tensor, Tensor], Decoded]:
     prior = loop.policy.prior
-    prompts = prior.encode(contexts_of([""] * loop.config.batch_size))
+    prompts = prior.encode(contexts_of([""] * loop.settings.batch_size))
     with loop.policy.merged() as model:
-        decoded = decode(
-            model,
-            *prompts,
-            max_new_tokens=loop.config.rollout.max_new_tokens,
-            stop_token_ids=prior.stop_token_ids,
-            generator=torch.Generator(prior.device).manual_seed(seed),
-        )
+        rows = torch.arange(loop.settings.batch_size)
+        steps = loop.ancestral.max_new_tokens
+        uniforms = Randomness("bench", (seed,), seed).uniforms(rows, steps)
+        decoded = loop.policy.complete(model, prompts, uniforms)
     return prompts, decoded
 
 

@@ -6,8 +6,11 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from klvi.runs.run import assemble_evaluator, assemble_loop
+from klvi.engine.kernels.install import KERNELS
+from klvi.engine.kernels.process import prepare_process
+from klvi.runs.assembly import assemble_evaluator, assemble_loop
 from klvi.training.loop import Loop, Record
+from klvi.training.trl.trainer import trainer_for
 from scripts.bench.measurement import Measurement, Recorder, read_bandwidth
 from scripts.bench.workload import Workload
 
@@ -22,6 +25,8 @@ STAGES = {
 def assemble(workload: Workload) -> Loop:
     """The loop of `workload`."""
     config = workload.config()
+    prepare_process(config.threads)
+    KERNELS.pop(workload.without or "", None)
     evaluator = assemble_evaluator(config, adapted=True)
     if not workload.natural:
         prior = evaluator.policy.prior
@@ -33,13 +38,8 @@ def assemble(workload: Workload) -> Loop:
 
 def train(loop: Loop) -> None:
     """All updates of the loop, as `klvi train` runs them."""
-    if loop.config.objective.name == "gdc":
-        loop.run()
-        return
-    from klvi.training.trl.ppo import SharedTrunkPPOTrainer
-
     with tempfile.TemporaryDirectory() as folder:
-        SharedTrunkPPOTrainer(loop, Path(folder)).train()
+        trainer_for(loop.objective).run(loop, Path(folder))
 
 
 def measure(workload: Workload) -> Measurement:

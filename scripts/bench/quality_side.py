@@ -26,7 +26,7 @@ from klvi.policy.policy import Policy
 from klvi.policy.schema import EnumerableModelConfig
 from klvi.rewards.build import build_reward
 from klvi.rewards.scoring import score
-from klvi.runs.run import assemble_evaluator, assemble_loop
+from klvi.runs.assembly import assemble_evaluator, assemble_loop
 from klvi.runs.schema import TrainConfig
 from scripts.bench.klvi_side import train
 

@@ -23,18 +23,21 @@ from transformers import (
     PrinterCallback,
 )
 
+from klvi.engine.devices import choose_device
+from klvi.objectives.build import build_objective
 from klvi.policy.loading import quiet_transformers
 from klvi.policy.schema import ModelConfig
 from klvi.policy.tiny import tiny_path
 from klvi.rewards.base import Reward
 from klvi.rewards.build import build_reward
+from klvi.runs.assembly import loop_settings
 from klvi.runs.schema import TrainConfig
 from klvi.training.trl.ppo import ppo_config  # sets TRL's environment before TRL is imported
 from scripts.bench.measurement import Measurement, Recorder
 from scripts.bench.workload import Workload
 
 from datasets import Dataset  # isort: skip
-from trl.experimental.ppo import PPOTrainer, ppo_trainer  # isort: skip
+from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer  # isort: skip
 
 
 class TextReward(nn.Module):
@@ -74,7 +77,7 @@ def build_trainer(
     start = [tokenizer.bos_token_id]
     tokenizer.add_special_tokens({"pad_token": "<pad>"})  # an id that the model cannot emit
     arguments = replace(
-        ppo_config(config, folder),
+        trl_arguments(config, folder),
         stop_token="eos" if natural else None,
         local_rollout_forward_batch_size=config.batch_size,
         save_strategy="no",
@@ -90,6 +93,19 @@ def build_trainer(
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def trl_arguments(config: TrainConfig, folder: Path) -> PPOConfig:
+    """klvi's settings as TRL spells them."""
+    assert config.optim.lr is not None, "chosen once the model is loaded"
+    return ppo_config(
+        loop_settings(config),
+        folder,
+        learning_rate=config.optim.lr,
+        use_cpu=choose_device(config.device) == "cpu",
+        response_length=config.max_new_tokens,
+        **build_objective(config.objective).trainer_arguments(config.beta),
+    )
 
 
 def load(config: TrainConfig) -> tuple[nn.Module, nn.Module, PreTrainedTokenizerBase]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -28,6 +31,7 @@ class Workload:
         natural: completions end by themselves, else no token ends one.
         engine: what decodes for klvi.
         updates: measured updates of one process, after `warmup` updates that are not.
+        without: a kernel of `klvi.engine.kernels` that is left out.
     """
 
     shape: Shape
@@ -40,6 +44,7 @@ class Workload:
     warmup: int = 1
     device: Device = "cpu"
     engine: Engine = "torch"
+    without: str | None = None
 
     @property
     def total_updates(self) -> int:
@@ -61,12 +66,12 @@ class Workload:
             "reward.text=Paris",
             f"batch_size={self.batch}",
             "optim.lr=2e-3",
-            "rollout.batch_size=512",
+            "engine.batch_size=512",
             "model.dtype=float32",
-            f"rollout.max_new_tokens={self.length}",
+            f"max_new_tokens={self.length}",
             f"updates={self.total_updates}",
             f"device={self.device}",
-            f"rollout.engine={self.engine}",
+            f"engine={self.engine}",
             f"threads={1 if self.device == 'cpu' else 'null'}",
         ]
         if self.path is not None:
@@ -84,6 +89,14 @@ class Workload:
     def from_json(text: str) -> Workload:
         """The inverse of `to_json`."""
         return Workload(**json.loads(text))
+
+
+@contextmanager
+def random_prior(shape: Shape, vocabulary: int | None = None) -> Iterator[str]:
+    """The folder of a random prior, while it is needed."""
+    with tempfile.TemporaryDirectory() as folder:
+        make_random_prior(shape, Path(folder), vocabulary)
+        yield folder
 
 
 def make_random_prior(shape: Shape, folder: Path, vocabulary: int | None = None) -> None:

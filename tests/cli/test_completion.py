@@ -23,7 +23,7 @@ def completions(klvi: Klvi, line: str) -> list[str]:
         ("klvi ", ["train", "eval", "sample", "resume", "export", "pretrain", "verify", "env"]),
         ("klvi re", ["resume"]),
         ("klvi train objective=", ["objective=gdc", "objective=kl", "objective=rl"]),
-        ("klvi train objective=gdc objective.pro", ["objective.proposal="]),
+        ("klvi train objective=gdc objective.base", ["objective.baseline="]),
         ("klvi train -m upd", ["updates="]),
         ("klvi export o", ["out="]),
         ("klvi eval objective", []),

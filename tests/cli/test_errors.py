@@ -50,16 +50,16 @@ Klvi = Callable[..., subprocess.CompletedProcess[str]]
         ),
         (["eval", "run=none", "seed=-1"], ["run=none: no such folder"]),
         (
-            ["train", "-m", "objective=kl,gdc", "rollout.engine=vllm"],
+            ["train", "-m", "objective=kl,gdc", "engine=vllm"],
             [
-                "rollout.engine=vllm: vLLM is not installed; pip install 'klvi[vllm]' without "
+                "engine=vllm: vLLM is not installed; pip install 'klvi[vllm]' without "
                 "-c constraints.txt (vLLM 0.33 needs torch 2.13.0, transformers below 5.20 and "
-                "Python 3.11 or later), or use rollout.engine=torch"
+                "Python 3.11 or later), or use engine=torch"
             ],
         ),
         (
-            ["train", "rollout.engine=graph", "device=cpu"],
-            ["rollout.engine=graph with device=cpu: it needs CUDA; use rollout.engine=torch"],
+            ["train", "engine=graph", "device=cpu"],
+            ["engine=graph with device=cpu: it needs CUDA; use engine=torch"],
         ),
         (["sample", "n=0"], ["n=0: must be a whole number, at least 1"]),
         (["export"], ["out: is missing; give the folder to write, as in out=DIR"]),

@@ -16,7 +16,7 @@ from klvi.commands.context import Context
 from klvi.commands.schema import ResumeConfig
 from klvi.errors import UserError
 from klvi.files.checksums import write_checksums
-from klvi.runs.run import Run
+from klvi.runs.assembly import assemble_run
 from klvi.runs.stored import write_config
 
 
@@ -60,7 +60,7 @@ def test_another_prior_is_accepted_where_asked_for_and_noted(
     config = train_config(
         batch_size=16, evaluation={"samples": 16, "prior_samples": 16}, checkpoint={"every": 1}
     )
-    Run(config, tmp_path).train()
+    assemble_run(config, tmp_path).train()
     for file in tmp_path.glob("checkpoints/*/prior.json"):
         stored = json.loads(file.read_text())
         file.write_text(json.dumps(stored | {"weights_32": "0"}))
@@ -82,3 +82,4 @@ def test_another_prior_is_accepted_where_asked_for_and_noted(
     assert (again["update"], again["changed"]) == (2, ["the prior is another"])
     assert manifest["prior"].keys() == {"weights_32", "vocabulary", "commit"}
     assert (manifest["device"], manifest["engine"]) == ("cpu", "torch")
+    assert manifest["tokens_by_row"] is True

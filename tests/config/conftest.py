@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from klvi.config.check import check
 from klvi.config.command_line import parse
+from klvi.config.problems import check
 from klvi.errors import UserError
 
 Problems = Callable[..., list[str]]

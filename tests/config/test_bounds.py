@@ -7,7 +7,7 @@ from typing import Any, get_args, get_origin
 
 import pytest
 
-from klvi.config.validation import validate
+from klvi.config.values import validate
 from klvi.schema import Section
 
 Problems = Callable[..., list[str]]

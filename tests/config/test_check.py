@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from klvi.config import check as check_module
+from klvi.config import problems as check_module
+from klvi.config.command_line import parse_overrides, sweep_of
 from klvi.config.compose import composer
-from klvi.config.overrides import parse_overrides, sweep_of
 
 Problems = Callable[..., list[str]]
 
@@ -49,8 +49,8 @@ ONE_PROBLEM = {
     "updates=null": "updates=null: must be a whole number, at least 1",
     "seed=true": "seed=true: must be a whole number, at least 0",
     "batch_size=1": "batch_size=1: must be a whole number, at least 2 and at most 1,000,000",
-    "rollout.max_new_tokens=0": (
-        "rollout.max_new_tokens=0: must be a whole number, at least 1 and at most 1,000,000"
+    "max_new_tokens=0": (
+        "max_new_tokens=0: must be a whole number, at least 1 and at most 1,000,000"
     ),
     "objective.gae_lambda=2": (
         "objective.gae_lambda=2: must be a number, at least 0 and at most 1"
@@ -89,7 +89,9 @@ ONE_PROBLEM = {
         "reward.path: is missing; give a sequence-classification model: "
         "reward.path=HUB_ID_OR_FOLDER"
     ),
-    "prompts=file": "prompts.path: is missing; give a file of texts or JSON lines",
+    "prompts=file": (
+        "prompts.path: is missing; give a file of texts or JSON lines: prompts.path=FILE"
+    ),
     "model.path=./none": "model.path=./none: no such folder",
     # Combinations.
     "target=constraint": (
@@ -129,12 +131,12 @@ def test_all_problems_come_together(problems: Problems) -> None:
 def test_what_cannot_be_listed_is_told_with_its_size(problems: Problems) -> None:
     sizes = ("model=enumerable", "model.letters=10", "model.length=6")
     line = (
-        "model.letters=10 rollout.max_new_tokens=6: these are 1,111,111 sequences, and exact "
+        "model.letters=10 max_new_tokens=6: these are 1,111,111 sequences, and exact "
         "evaluation lists at most 250,000; take fewer letters or a smaller model.length"
     )
     for command in ("train", "eval"):
         assert problems(command, *sizes, "reward=length") == [line]
-        assert problems(command, *sizes, "reward=length", "rollout.max_new_tokens=5") == []
+        assert problems(command, *sizes, "reward=length", "max_new_tokens=5") == []
     assert problems("sample", *sizes, "reward=length") == []
 
 
@@ -160,7 +162,7 @@ def test_a_wrong_value_is_not_told_twice(problems: Problems) -> None:
         ("-m", "beta=0.1,0.3", "objective=glob([g*,k*])", "seed=range(0,2)"),
         ("model=enumerable", "reward.text=' b c'"),
         ("model=enumerable", "reward=length", "objective=rl"),
-        ("device=cuda:1", "optim.lr=null", "rollout.batch_size=null", "model.dtype=null"),
+        ("device=cuda:1", "optim.lr=null", "engine.batch_size=null", "model.dtype=null"),
         ("device=mps", "model.path=someone/model", "model.name=mine"),
     ],
     ids=" ".join,
@@ -274,8 +276,8 @@ def test_a_home_folder_is_found(
         ),
         (
             "sample",
-            "rollout.engine=vllm device=cuda:1",
-            "rollout.engine=vllm with device=cuda:1: vLLM takes the first GPU it sees; set "
+            "engine=vllm device=cuda:1",
+            "engine=vllm with device=cuda:1: vLLM takes the first GPU it sees; set "
             "CUDA_VISIBLE_DEVICES=1 and device=cuda",
         ),
     ],
@@ -358,7 +360,7 @@ def test_the_users_own_configs(problems: Problems, own: Callable[[str, str], Non
         "optim.rate: unknown key; did you mean optim.lr?",
         "beat: unknown key; did you mean beta?",
     ]
-    assert experiment("open") == ["reward.text: is missing"]
+    assert experiment("open") == ["reward.text: is missing; give a text, not empty"]
     for name, culprit in (("lost", "Could not find 'model/gtp2'"), ("broken", "broken.yaml")):
         (line,) = experiment(name)
         assert line.startswith(f"experiment={name}: ")

@@ -14,6 +14,7 @@ RAW: dict[str, Any] = {
     "model": {"name": "gpt2"},
     "reward": {"name": "sum", "terms": {"mine": {"reward": {"name": "length"}}}},
     "objective": {"name": "gdc"},
+    "proposal": {"name": "mixture"},
     "prompts": {"name": "file", "chat": {"enable_thinking": False}},
 }
 
@@ -26,7 +27,7 @@ RAW: dict[str, Any] = {
         ("optim.lr", True),
         ("model.path", True),
         ("model.letters", False),
-        ("objective.proposal", True),
+        ("proposal.prior_share", True),
         ("objective.clip", False),
         ("reward.terms.mine.weight", True),
         ("reward.terms.mine.reward.unit", True),
@@ -74,7 +75,7 @@ def test_what_a_value_may_be(key: str, words: str) -> None:
         ("optm.lr", "optim.lr"),
         ("objectve", "objective"),
         ("evaluation.sample", "evaluation.samples"),
-        ("max_new_token", "rollout.max_new_tokens"),
+        ("max_new_token", "max_new_tokens"),
         ("zzz", None),
     ],
 )

@@ -11,11 +11,11 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from support import sign, train_config
 
-from klvi.config.check import check
 from klvi.config.command_line import parse
 from klvi.config.compose import composer, to_config
-from klvi.config.run_folder import run_config
-from klvi.config.trust_check import untrusted
+from klvi.config.problems import check
+from klvi.config.stored_run import run_config
+from klvi.config.trust import untrusted
 from klvi.errors import UserError
 from klvi.runs.schema import TrainConfig
 from klvi.runs.stored import write_config
@@ -34,7 +34,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "target=constraint",
         "beta=0.7",
         "lora.r=3",
-        "rollout.max_new_tokens=9",
+        "max_new_tokens=9",
     ]
     with composer("train") as hydra:
         config = to_config("train", hydra.compose(overrides))
@@ -54,7 +54,7 @@ def test_what_is_not_set_is_as_in_the_run(run: Path) -> None:
     config = configured("eval", f"run={run}", "evaluation.samples=77", "beta=0.2")
     assert config.model.revision == "r1"
     assert (config.reward.name, config.reward.target) == ("length", 7)
-    assert (config.target.name, config.lora.r, config.rollout.max_new_tokens) == (
+    assert (config.target.name, config.lora.r, config.max_new_tokens) == (
         "constraint",
         3,
         9,
@@ -125,17 +125,46 @@ def test_a_broken_config(content: str, run: Path) -> None:
 
 def test_a_config_of_other_times(run: Path) -> None:
     stored = yaml.safe_load((run / "config.yaml").read_text())
-    stored["rollout"]["temperature"] = 0.7
-    del stored["beta"]
+    stored["engine"]["temperature"] = 0.7
+    del stored["name"]
     (run / "config.yaml").write_text(yaml.safe_dump(stored))
     with pytest.raises(UserError) as caught:
         check("eval", parse([f"run={run}"]))
     assert caught.value.problems == (
-        f"run={run}: its config.yaml: rollout.temperature: unknown key; rollout has "
-        "max_new_tokens, batch_size, micro_batch_tokens, samples_per_prompt, engine, "
-        "engine_memory",
-        f"run={run}: its config.yaml: beta: is missing; give a number, greater than 0",
+        f"run={run}: its config.yaml: engine.temperature: unknown key; engine has name, kernels, "
+        "batch_size, micro_batch_tokens, memory",
+        f"run={run}: its config.yaml: name: is missing; give the name of a folder under runs/",
     )
+
+
+def test_a_run_of_the_version_before_is_read(run: Path) -> None:
+    """Its keys have moved: the support to the top level, the proposal out of the objective."""
+    stored = yaml.safe_load((run / "config.yaml").read_text())
+    engine = stored.pop("engine")
+    stored["rollout"] = {
+        "max_new_tokens": stored.pop("max_new_tokens"),
+        "batch_size": 32,
+        "micro_batch_tokens": engine["micro_batch_tokens"],
+        "samples_per_prompt": stored.pop("samples_per_prompt"),
+        "engine": "torch",
+        "engine_memory": 0.2,
+    }
+    del stored["proposal"]
+    stored["objective"] = {
+        "name": "gdc",
+        "proposal": "mixture",
+        "prior_share": 0.25,
+        "baseline": True,
+        "divergence": "kl",
+        "epochs": 1,
+        "minibatches": 1,
+    }
+    (run / "config.yaml").write_text(yaml.safe_dump(stored))
+    found = TrainConfig.model_validate(run_config(run))
+    assert found.max_new_tokens == stored["rollout"]["max_new_tokens"]
+    assert (found.engine.name, found.engine.batch_size, found.engine.memory) == ("torch", 32, 0.2)
+    assert found.proposal.model_dump() == {"name": "mixture", "prior_share": 0.25}
+    check("eval", parse([f"run={run}", "trust=true"]))
 
 
 ODD = [

@@ -171,7 +171,7 @@ def test_eval_of_a_prior_alone(workplace: Workplace) -> None:
     assert metrics["eval/kl_prior"]["value"] == pytest.approx(0, abs=1e-9)
 
 
-TRAIN_ONLY = {"lora.r", "batch_size", "checkpoint.every"}
+TRAIN_ONLY = {"lora.r", "batch_size", "checkpoint.every", "evaluation.every"}
 
 
 def test_code_of_a_run_from_elsewhere_runs_where_it_is_trusted(
@@ -241,8 +241,8 @@ def test_export_keeps_what_is_there(workplace: Workplace, finished: Path) -> Non
     [
         ["objective=kl"],
         ["objective=kl", "optim.algorithm=muon"],
-        ["objective=gdc", "objective.proposal=adaptive"],
-        ["objective=gdc", "objective.proposal=mixture", "optim.algorithm=muon"],
+        ["objective=gdc", "proposal=adaptive"],
+        ["objective=gdc", "proposal=mixture", "optim.algorithm=muon"],
     ],
     ids=" ".join,
 )

@@ -10,15 +10,18 @@ from transformers import (
     MistralForCausalLM,
 )
 
-from klvi.engine import graph_decoding
+from klvi.engine import graph_engine
+from klvi.engine.base import Decoded, Engine, Prefixes, View, tokens_at
 from klvi.engine.cache import ReservedLayer
-from klvi.engine.decoding import Decoded, Decoder, decode, sample_tokens
-from klvi.engine.graph_decoding import graph_decode
+from klvi.engine.graph_engine import GraphEngine
 from klvi.engine.scoring import Completions, next_tokens
+from klvi.engine.torch_engine import TorchEngine
 from klvi.errors import UserError
 from klvi.policy.policy import Policy
+from klvi.randomness import Randomness
 
-both = pytest.mark.parametrize("decoder", [decode, graph_decode])
+TORCH = TorchEngine()
+both = pytest.mark.parametrize("engine", [TORCH, GraphEngine()], ids=["torch", "graph"])
 
 
 def run(
@@ -26,17 +29,15 @@ def run(
     prompts: torch.Tensor,
     lengths: torch.Tensor,
     seed: int = 0,
-    decoder: Decoder = decode,
+    engine: Engine = TORCH,
 ) -> Decoded:
     with policy.merged() as model:
-        return decoder(
-            model,
-            prompts,
-            lengths,
-            max_new_tokens=LENGTH,
-            stop_token_ids=(LETTERS,),
-            generator=torch.Generator().manual_seed(seed),
-        )
+        view, prefixes = policy.view(model), Prefixes(prompts, lengths)
+        return engine.complete(view, prefixes, numbers(len(prompts), LENGTH, seed))
+
+
+def numbers(count: int, steps: int, seed: int = 0) -> torch.Tensor:
+    return Randomness("test", (seed,), 0).uniforms(torch.arange(count), steps)
 
 
 def start(count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -44,11 +45,11 @@ def start(count: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @both
-def test_captured_log_probs_are_those_of_scoring(policy: Policy, decoder: Decoder) -> None:
-    disturb(policy)
+def test_captured_log_probs_are_those_of_scoring(policy: Policy, engine: Engine) -> None:
+    disturb(policy, 0.1)
     prompts = torch.tensor([[4, 0, 1], [4, 4, 2], [4, 4, 4], [4, 3, 3]]).repeat(64, 1)
     lengths = torch.tensor([3, 2, 1, 3]).repeat(64)
-    decoded = run(policy, prompts, lengths, decoder=decoder)
+    decoded = run(policy, prompts, lengths, engine=engine)
     batch = Completions(prompts, lengths, decoded.tokens, decoded.lengths)
     view = next_tokens(policy.model, batch)
     scored = view.log_probs(decoded.tokens)
@@ -84,21 +85,15 @@ def test_nothing_is_copied_once_nearly_all_prefixes_differ(
         select(layer, indices)
 
     monkeypatch.setattr(ReservedLayer, "reorder_cache", counted)
-    decoded = decode(
-        model,
-        torch.zeros(64, 1, dtype=torch.long),
-        torch.ones(64, dtype=torch.long),
-        max_new_tokens=12,
-        stop_token_ids=(400,),
-        generator=torch.Generator().manual_seed(0),
-    )
+    prefixes = Prefixes(torch.zeros(64, 1, dtype=torch.long), torch.ones(64, dtype=torch.long))
+    decoded = TorchEngine().complete(View(model, (400,)), prefixes, numbers(64, 12, seed=3))
     assert len(decoded.tokens[:, 0].unique()) < 64
     assert copies == [64]
 
 
 @both
-def test_lengths_and_ends_tell_the_stop_token(policy: Policy, decoder: Decoder) -> None:
-    decoded = run(policy, *start(500), decoder=decoder)
+def test_lengths_and_ends_tell_the_stop_token(policy: Policy, engine: Engine) -> None:
+    decoded = run(policy, *start(500), engine=engine)
     at_end = decoded.tokens[torch.arange(500), decoded.lengths - 1] == LETTERS
     assert torch.equal(at_end, decoded.ended)
     assert (decoded.lengths[~decoded.ended] == LENGTH).all()
@@ -109,12 +104,12 @@ def test_lengths_and_ends_tell_the_stop_token(policy: Policy, decoder: Decoder) 
 
 @both
 def test_samples_follow_the_models_distribution(
-    policy: Policy, enumeration: Enumeration, decoder: Decoder
+    policy: Policy, enumeration: Enumeration, engine: Engine
 ) -> None:
     """Chi-square over the frequent sequences; the bound is passed by chance once in 10^5 runs."""
     disturb(policy, 0.03)
     count = 20_000
-    decoded = run(policy, *start(count), decoder=decoder)
+    decoded = run(policy, *start(count), engine=engine)
     padded = torch.nn.functional.pad(decoded.tokens, (0, LENGTH - decoded.tokens.shape[1]), value=4)
     drawn = {}
     for row in padded.tolist():
@@ -131,29 +126,20 @@ def test_samples_follow_the_models_distribution(
 
 
 @both
-def test_seed_decides_the_sample(policy: Policy, decoder: Decoder) -> None:
-    first, again, other = (run(policy, *start(64), seed=s, decoder=decoder) for s in (0, 0, 1))
+def test_seed_decides_the_sample(policy: Policy, engine: Engine) -> None:
+    first, again, other = (run(policy, *start(64), seed=s, engine=engine) for s in (0, 0, 1))
     assert torch.equal(first.tokens, again.tokens)
     assert not torch.equal(first.lengths, other.lengths)
 
 
 @both
-def test_values_are_read_at_each_prefix(policy: Policy, decoder: Decoder) -> None:
+def test_values_are_read_at_each_prefix(policy: Policy, engine: Engine) -> None:
     head = policy.add_value_head()
     generator = torch.Generator().manual_seed(2)
     torch.nn.init.normal_(head.output.weight, std=0.1, generator=generator)
     disturb(policy)
     prompts, lengths = start(32)
-    with policy.merged() as model:
-        decoded = decoder(
-            model,
-            prompts,
-            lengths,
-            max_new_tokens=LENGTH,
-            stop_token_ids=(LETTERS,),
-            generator=torch.Generator().manual_seed(0),
-            value_of=head,
-        )
+    decoded = run(policy, prompts, lengths, engine=engine)
     view = next_tokens(policy.model, Completions(prompts, lengths, decoded.tokens, decoded.lengths))
     assert decoded.values is not None
     assert decoded.values.abs().sum() > 0
@@ -176,7 +162,7 @@ def test_a_graphs_step_writes_into_the_same_tensors(policy: Policy) -> None:
         hook = model.register_forward_pre_hook(record, with_kwargs=True)
     try:
         prompts = torch.tensor([[4, 0, 1], [4, 4, 2]])
-        run(policy, prompts, torch.tensor([3, 2]), decoder=graph_decode)
+        run(policy, prompts, torch.tensor([3, 2]), engine=GraphEngine())
     finally:
         hook.remove()
     assert len(places) == LENGTH - 1
@@ -184,17 +170,12 @@ def test_a_graphs_step_writes_into_the_same_tensors(policy: Policy) -> None:
 
 
 def test_a_graph_stops_when_all_have_ended(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graph_decoding, "STEPS_UNSEEN", 2)
+    monkeypatch.setattr(graph_engine, "STEPS_UNSEEN", 2)
     passes: list[object] = []
     hook = policy.model.register_forward_pre_hook(lambda *_: passes.append(None))
     try:
-        decoded = graph_decode(
-            policy.model,
-            *start(3),
-            max_new_tokens=7,
-            stop_token_ids=tuple(range(LETTERS + 1)),
-            generator=torch.Generator().manual_seed(0),
-        )
+        view = policy.view(policy.model, tuple(range(LETTERS + 1)))
+        decoded = GraphEngine().complete(view, Prefixes(*start(3)), numbers(3, 7))
     finally:
         hook.remove()
     assert len(passes) == 2
@@ -216,14 +197,8 @@ def test_a_graph_knows_rotary_positions_of_padded_prompts() -> None:
     model = LlamaForCausalLM(config).eval()
     prompts = torch.randint(0, 10, (40, 5))
     lengths = torch.randint(1, 6, (40,))
-    decoded = graph_decode(
-        model,
-        prompts,
-        lengths,
-        max_new_tokens=6,
-        stop_token_ids=(10,),
-        generator=torch.Generator().manual_seed(0),
-    )
+    prefixes = Prefixes(prompts, lengths)
+    decoded = GraphEngine().complete(View(model, (10,)), prefixes, numbers(40, 6))
     view = next_tokens(model, Completions(prompts, lengths, decoded.tokens, decoded.lengths))
     assert_close(decoded.log_probs, view.log_probs(decoded.tokens), atol=3e-5, rtol=0)
     alone = next_tokens(
@@ -237,15 +212,11 @@ def test_a_graph_knows_rotary_positions_of_padded_prompts() -> None:
 
 def test_a_graph_refuses_caches_without_a_fixed_size() -> None:
     config = sliding_window_config()
-    with pytest.raises(UserError, match=r"rollout.engine=graph: this model keeps .*Sliding"):
-        graph_decode(
-            MistralForCausalLM(config).eval(),
-            torch.tensor([[1]]),
-            torch.tensor([1]),
-            max_new_tokens=4,
-            stop_token_ids=(10,),
-            generator=torch.Generator(),
-        )
+    model = MistralForCausalLM(config).eval()
+    prefixes = Prefixes(torch.tensor([[1]]), torch.tensor([1]))
+    assert not graph_engine.can_be_recorded(model)
+    with pytest.raises(UserError, match=r"engine=graph: this model keeps .*Sliding"):
+        GraphEngine().complete(View(model, (10,)), prefixes, numbers(1, 4))
 
 
 def test_tokens_follow_their_probabilities_and_the_impossible_never_comes() -> None:
@@ -253,8 +224,8 @@ def test_tokens_follow_their_probabilities_and_the_impossible_never_comes() -> N
     probabilities = torch.tensor([0.0, 0.5, 0.0, 0.3, 0.2, 0.0])
     count = 40_000
     log_probs = probabilities.log().expand(count, -1)
-    tokens = sample_tokens(log_probs, torch.Generator().manual_seed(0))
-    assert tokens.shape == (count, 1)
-    frequencies = torch.bincount(tokens[:, 0], minlength=6) / count
+    tokens = tokens_at(log_probs, numbers(count, 1)[:, 0])
+    assert tokens.shape == (count,)
+    frequencies = torch.bincount(tokens, minlength=6) / count
     error = (probabilities * (1 - probabilities) / count).sqrt()
     assert ((frequencies - probabilities).abs() <= 4.5 * error).all()

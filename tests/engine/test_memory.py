@@ -45,7 +45,7 @@ def test_other_errors_pass(error: Exception) -> None:
 
 
 def test_the_innermost_stage_is_named() -> None:
-    with pytest.raises(RunError, match=r"rollout\.batch_size"):  # noqa: SIM117
+    with pytest.raises(RunError, match=r"engine\.batch_size"):  # noqa: SIM117
         with out_of_memory("evaluating"), out_of_memory("decoding"):
             raise MemoryError
 

@@ -24,8 +24,7 @@ CONTEXTS = contexts_of(["w5 w6 w7", "", "w9 w8 w7 w6 w5"] * 2)
 
 
 def drawn(policy: Policy, seed: int = 0) -> Samples:
-    generator = torch.Generator().manual_seed(seed)
-    return sample(policy, CONTEXTS, max_new_tokens=6, generator=generator)
+    return sample(policy, CONTEXTS, max_new_tokens=6, seed=seed)
 
 
 def step(policy: Policy, seed: int) -> Samples:

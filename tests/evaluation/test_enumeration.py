@@ -12,11 +12,14 @@ from support import LENGTH, LETTERS, LetterReward, disturb, letter_reward, train
 from klvi.contexts import Context, unprompted
 from klvi.evaluation.enumeration import ExactEvaluator, float64
 from klvi.evaluation.evaluator import Evaluator
+from klvi.evaluation.plan import Plan
 from klvi.metrics.measurement import Measurement
 from klvi.policy.policy import Policy
 from klvi.policy.prior import load_prior
+from klvi.policy.schema import EnumerableModelConfig
 from klvi.prompts.stream import PromptStream
 from klvi.runs.schema import TrainConfig
+from klvi.samplers.ancestral import Ancestral
 from klvi.targets.build import build_target
 
 
@@ -30,13 +33,14 @@ class CountingReward(LetterReward):
 
 def config_of(letters: int, length: int, new_tokens: int, **changes: object) -> TrainConfig:
     model = {"name": "enumerable", "letters": letters, "length": length}
-    return train_config(model=model, rollout={"max_new_tokens": new_tokens}, **changes)
+    return train_config(model=model, max_new_tokens=new_tokens, **changes)
 
 
 def evaluator_of(config: TrainConfig, reward: LetterReward | None = None) -> ExactEvaluator:
     policy = disturb(Policy(load_prior(config.model), config.lora))
     target = build_target(config.target, reward or LetterReward(), config.beta)
-    return ExactEvaluator(config, policy, target)
+    assert isinstance(config.model, EnumerableModelConfig)
+    return ExactEvaluator(policy, target, config.model.letters, config.max_new_tokens)
 
 
 def by_hand(policy: Policy, letters: int, length: int) -> dict[tuple[int, ...], float]:
@@ -121,13 +125,16 @@ def test_all_texts_are_rewarded_once_in_a_run() -> None:
 def test_estimates_lie_beside_their_exact_values(policy: Policy, target: dict[str, str]) -> None:
     """Intervals of 99.99%, of 25 metrics of 2 targets: one misses in 200 runs of new seeds."""
     disturb(policy, 0.1)
-    settings = {"samples": 2000, "prior_samples": 2000, "confidence": 0.9999}
-    config = train_config(target=target, evaluation=settings, objective={"name": "gdc"})
+    config = train_config(target=target)
+    target_of = build_target(config.target, LetterReward(), config.beta)
     evaluator = Evaluator(
-        config,
         policy,
-        build_target(config.target, LetterReward(), config.beta),
+        target_of,
         PromptStream(unprompted(1)),
+        Ancestral(LENGTH),
+        plan=Plan(1, 2000, 2000),
+        confidence=0.9999,
+        enumeration=ExactEvaluator(policy, target_of, LETTERS, LENGTH),
     )
     found = evaluator.evaluate(0)
     checked = set()
@@ -143,11 +150,11 @@ def test_estimates_lie_beside_their_exact_values(policy: Policy, target: dict[st
     assert found.warning is None
 
 
-def test_other_priors_have_no_exact_values(policy: Policy) -> None:
-    settings = {"samples": 64, "prior_samples": 64}
-    config = train_config(model={"name": "tiny"}, evaluation=settings)
-    target = build_target(config.target, LetterReward(), config.beta)
-    found = Evaluator(config, policy, target, PromptStream(unprompted(1))).evaluate(0)
+def test_without_an_enumeration_there_are_no_exact_values(policy: Policy) -> None:
+    target = build_target(train_config().target, LetterReward(), 0.2)
+    contexts = PromptStream(unprompted(1))
+    evaluator = Evaluator(policy, target, contexts, Ancestral(LENGTH), plan=Plan(1, 64, 64))
+    found = evaluator.evaluate(0)
     assert found.exact == {}
 
 

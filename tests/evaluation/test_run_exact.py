@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
-from support import train_config
+from support import eval_config, train_config
 
 from klvi.commands import eval as eval_command
 from klvi.commands.context import Context
 from klvi.metrics import estimators
 from klvi.metrics.intervals import Estimate
-from klvi.runs.run import Run
-from klvi.runs.schema import EvalConfig, TrainConfig
+from klvi.runs.assembly import assemble_run
+from klvi.runs.schema import TrainConfig
 
 MEASURED = {"samples": 64, "prior_samples": 64, "every": 1, "ess_floor": 2}
 
@@ -23,7 +23,7 @@ def config_of(**changes: object) -> TrainConfig:
 
 
 def train(folder: Path, **changes: object) -> list[dict[str, object]]:
-    Run(config_of(**changes), folder).train()
+    assemble_run(config_of(**changes), folder).train()
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -53,8 +53,7 @@ def test_every_evaluation_writes_exact_values(tmp_path: Path) -> None:
 
 def test_eval_writes_them_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, end = train(tmp_path)
-    fields = config_of().model_dump(include=set(EvalConfig.model_fields))
-    config = EvalConfig.model_validate({**fields, "run": str(tmp_path)})
+    config = eval_config(config_of(), run=str(tmp_path))
     assert eval_command.run(config, Context(None, None, None, ())) == 0
     report = json.loads((tmp_path / "eval.json").read_text())
     assert report["exact"]["eval/kl_prior"] == pytest.approx(end["exact/kl_prior"], abs=1e-9)
@@ -77,8 +76,7 @@ def test_eval_shouts_it_too(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     understated(monkeypatch)
-    fields = config_of().model_dump(include=set(EvalConfig.model_fields))
-    eval_command.run(EvalConfig.model_validate(fields), Context(None, None, None, ()))
+    eval_command.run(eval_config(config_of()), Context(None, None, None, ()))
     assert "WARNING reward" in capsys.readouterr().out
 
 

@@ -18,6 +18,7 @@ from klvi.metrics import text
 from klvi.metrics.evaluate import evaluate
 from klvi.metrics.intervals import Estimate
 from klvi.metrics.measurement import Measurement
+from klvi.samples import Draw
 
 REPETITIONS, SAMPLES, PRIOR_SAMPLES = 500, 500, 2000
 MIN_MISSES, MAX_MISSES = 0.02 * REPETITIONS, 0.08 * REPETITIONS
@@ -54,7 +55,7 @@ def repeated(case: Problem, beta: float, n_prior: int) -> dict[str, list[Measure
         rows = case.draw(case.log_policy, SAMPLES, generator)
         prior = case.draw(case.log_prior, n_prior, generator) if n_prior else None
         metrics = evaluate(
-            case.samples(rows),
+            Draw(case.samples(rows)),
             case.log_target[rows],
             beta=beta,
             prior_samples=None if prior is None else case.samples(prior),

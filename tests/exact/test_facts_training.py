@@ -7,7 +7,7 @@ import torch
 from support import train_config
 
 from klvi.evaluation.enumeration import ExactEvaluator
-from klvi.runs.run import assemble_evaluator, assemble_loop
+from klvi.runs.assembly import assemble_evaluator, assemble_loop
 from klvi.runs.schema import TrainConfig
 from klvi.training.loop import Loop
 
@@ -17,7 +17,7 @@ SMALL = {"name": "enumerable", "letters": 3, "length": 3}
 def config_of(objective: str, updates: int, lr: float) -> TrainConfig:
     return train_config(
         model=SMALL,
-        rollout={"max_new_tokens": 3},
+        max_new_tokens=3,
         reward={"name": "letters"},
         objective={"name": objective},
         updates=updates,

@@ -16,7 +16,7 @@ from klvi.metrics import text
 from klvi.metrics.evaluate import evaluate
 from klvi.metrics.intervals import Estimate, average, interval
 from klvi.metrics.measurement import Measurement, Unavailable
-from klvi.samples import Samples
+from klvi.samples import Draw, Samples
 
 ROWS, MEASURED, SAMPLES, BETA = 20, 8, 40, 0.5
 
@@ -49,7 +49,7 @@ def measured(count: int, generator: torch.Generator) -> dict[str, Measurement | 
     samples, log_target = drawn(rows, generator, prior=False)
     prior, prior_log_target = drawn(rows, generator, prior=True)
     return evaluate(
-        samples,
+        Draw(samples),
         log_target,
         beta=BETA,
         prior_samples=prior,
@@ -123,7 +123,7 @@ def test_what_never_varied_may_do_so_in_contexts_that_were_not_measured() -> Non
     samples = samples.with_scores({"reward": torch.ones(len(samples)).double()})
 
     def low(contexts: int | None) -> float:
-        found = evaluate(samples, log_target, beta=BETA, contexts=contexts)["eval/reward"]
+        found = evaluate(Draw(samples), log_target, beta=BETA, contexts=contexts)["eval/reward"]
         assert isinstance(found, Measurement)
         return found.low
 

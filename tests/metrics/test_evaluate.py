@@ -10,7 +10,7 @@ from torch import Tensor
 from klvi.contexts import contexts_of
 from klvi.metrics.evaluate import evaluate
 from klvi.metrics.measurement import Measurement, Unavailable
-from klvi.samples import Samples
+from klvi.samples import Draw, Samples
 
 NAMES = {
     "eval/reward",
@@ -38,6 +38,7 @@ NAMES = {
     "eval/longest_run",
     "eval/length",
     "eval/eos",
+    "eval/cost_tokens",
 }
 NEEDS_Z = {
     f"eval/{name}"
@@ -75,7 +76,7 @@ def log_target(samples: Samples) -> Tensor:
 
 def measure(samples: Samples, prior: Samples | None = None, **settings):
     return evaluate(
-        samples,
+        Draw(samples),
         settings.pop("log_target", log_target(samples)),
         beta=BETA,
         prior_samples=prior,
@@ -184,7 +185,7 @@ def test_a_violated_constraint_makes_reverse_kl_infinite_with_the_count():
 def test_a_constraint_that_only_the_prior_violates_is_infinite_too():
     samples, prior = made(100), made(50, seed=1)
     found = evaluate(
-        samples,
+        Draw(samples),
         constrained(samples, 0),
         beta=BETA,
         prior_samples=prior,
@@ -340,7 +341,7 @@ def test_prompts_with_a_single_sample_have_no_z_but_an_elbo():
 def test_prior_samples_and_their_target_come_together():
     samples = made(10)
     with pytest.raises(ValueError, match="come together"):
-        evaluate(samples, log_target(samples), beta=BETA, prior_samples=samples)
+        evaluate(Draw(samples), log_target(samples), beta=BETA, prior_samples=samples)
 
 
 def test_the_penalised_reward_is_reward_less_the_scaled_log_ratio():

@@ -47,7 +47,14 @@ def measured(space: Enumeration, n: int = 2, n_prior: int = 3, constraint: bool 
     reward = (space.tokens[:, 0] == 1).double()
     potential = reward.log() if constraint else reward / BETA
     found = exact_metrics(
-        space, log_policy, log_prior, log_prior + potential, reward, beta=BETA, n=n, n_prior=n_prior
+        space,
+        log_policy,
+        log_prior,
+        log_prior + potential,
+        {"reward": reward},
+        beta=BETA,
+        n=n,
+        n_prior=n_prior,
     )
     return found, log_policy.exp().tolist(), log_prior.exp().tolist(), reward.tolist()
 
@@ -130,7 +137,7 @@ def test_probabilities_that_do_not_sum_to_one_are_an_error(space):
             log_policy + math.log(0.9),
             log_policy,
             log_policy,
-            reward,
+            {"reward": reward},
             beta=BETA,
             n=10,
         )

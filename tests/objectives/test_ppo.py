@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from klvi.objectives.base import Prediction, Signals, Totals
 from klvi.objectives.build import build_objective
 from klvi.objectives.ppo import (
-    PPO,
+    KL,
     clipped_policy_loss,
     clipped_value_loss,
     generalised_advantages,
@@ -19,7 +19,6 @@ from klvi.objectives.ppo import (
     renewed_penalty,
     whiten,
 )
-from klvi.objectives.schema import KLObjective
 from klvi.samples import Samples
 from klvi.targets.base import Target
 from klvi.targets.posterior import Posterior
@@ -188,11 +187,11 @@ def test_the_offset_and_the_scale_of_rewards_change_nothing_that_is_learned(
     found = []
     for f, c in ((1.0, 0.0), (factor, shift)):
         target = Posterior(LetterReward(), 0.5 * f)
-        ppo = PPO("kl", KLObjective(name="kl"), penalised=True)
+        ppo = KL()
         signals, _ = ppo.signals(
             samples.with_scores({"reward": f * reward + c}), target, torch.zeros(3)
         )
-        restored = PPO("kl", KLObjective(name="kl"), penalised=True)
+        restored = KL()
         restored.load_state_dict(ppo.state_dict())
         later, _ = restored.signals(
             samples.with_scores({"reward": f * reward + f + c}), target, torch.zeros(3)

@@ -256,7 +256,7 @@ def test_the_usable_length_is_exact(
     with torch.no_grad():
         assert prior.model(input_ids=tokens).logits.isfinite().all()
     prior.check_length(6, usable - 6)
-    with pytest.raises(UserError, match=r"rollout\.max_new_tokens.*20 positions"):
+    with pytest.raises(UserError, match=r"max_new_tokens.*20 positions"):
         prior.check_length(6, usable - 5)
 
 

@@ -89,7 +89,7 @@ def test_the_adapter_survives_a_folder(
     tmp_path: Path,
 ) -> None:
     disturb(policy).save_adapter(tmp_path)
-    other = Policy(load_prior(enumerable_config), LoraSection(r=8), seed=5)
+    other = Policy(load_prior(enumerable_config, kernels="none"), LoraSection(r=8), seed=5)
     other.load_adapter(tmp_path)
     assert torch.equal(enumeration.log_probs(other), enumeration.log_probs(policy))
 
@@ -98,7 +98,7 @@ def test_a_foreign_adapter_is_refused(
     policy: Policy, enumerable_config: EnumerableModelConfig, tmp_path: Path
 ) -> None:
     policy.save_adapter(tmp_path)
-    other = Policy(load_prior(enumerable_config), LoraSection(r=4), seed=0)
+    other = Policy(load_prior(enumerable_config, kernels="none"), LoraSection(r=4), seed=0)
     with pytest.raises(UserError, match="belongs to another model or lora section"):
         other.load_adapter(tmp_path)
     with pytest.raises(UserError, match="no adapter"):
@@ -107,7 +107,7 @@ def test_a_foreign_adapter_is_refused(
 
 def test_an_unknown_lora_target_is_named(enumerable_config: EnumerableModelConfig) -> None:
     with pytest.raises(UserError, match=r"lora\.targets=\['q_proj'\].*c_attn, c_fc, c_proj"):
-        Policy(load_prior(enumerable_config), LoraSection(targets=["q_proj"]))
+        Policy(load_prior(enumerable_config, kernels="none"), LoraSection(targets=["q_proj"]))
 
 
 def test_the_value_loss_cannot_move_the_policy(policy: Policy) -> None:

@@ -89,7 +89,7 @@ def draw(policy: Policy, prompts: list[str], seed: int = 0) -> tuple[torch.Tenso
         policy,
         contexts_of(prompts),
         max_new_tokens=6,
-        generator=torch.Generator().manual_seed(seed),
+        seed=seed,
     )
     return samples.tokens, samples.log_policy
 
@@ -103,7 +103,6 @@ def test_decoding_and_scoring_agree(architecture: str, tmp_path: Path) -> None:
         policy,
         contexts_of(["", "a longer prompt", "short"] * 8),
         max_new_tokens=6,
-        generator=torch.Generator().manual_seed(0),
     )
     batch = Completions(
         samples.prompt_tokens, samples.prompt_lengths, samples.tokens, samples.lengths
@@ -204,4 +203,4 @@ def test_completions_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"max_new_tokens=64.*exceeds the 64 positions.*63 are left"
     ):
-        sample(policy, contexts_of([""]), max_new_tokens=64, generator=torch.Generator())
+        sample(policy, contexts_of([""]), max_new_tokens=64)

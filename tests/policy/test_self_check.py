@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,18 +14,22 @@ from transformers.cache_utils import (
     DynamicSlidingWindowLayer,
     LinearAttentionLayer,
 )
-from zoo import PROMPTS, prior_of, small_policy
+from zoo import PROMPTS, prior_of
+from zoo import small_policy as plain_policy
 
-from klvi.engine import decoding, scoring
+from klvi.engine import merging, scoring, torch_engine
 from klvi.engine.batching import Batching
 from klvi.engine.cache import ReservedLayer
-from klvi.engine.kernels import lora
+from klvi.engine.graph_engine import GraphEngine
+from klvi.engine.torch_engine import TorchEngine
 from klvi.errors import UserError
 from klvi.policy import policy as policy_module
 from klvi.policy.policy import Policy
 from klvi.policy.self_check import check_policy
 from scripts.small_models import small_model
 
+# What is checked is klvi's fast way, with its kernels.
+small_policy = partial(plain_policy, kernels="auto")
 NEW_TOKENS = 12
 FASTEST = Batching()
 LINEAR = {"layer_types": ["linear_attention", "full_attention"]}
@@ -137,7 +142,7 @@ def test_rounding_does_not_hide_a_fault_of_a_cache() -> None:
 def test_padding_that_is_read_is_avoided(model_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = small_policy(model_type)
     assert check(policy).padding
-    for module in (decoding, scoring):
+    for module in (torch_engine, scoring):
         monkeypatch.setattr(module, "padded_inputs", lambda *_: {})
     assert not check(policy).padding
     assert policy.batching.cache
@@ -145,7 +150,7 @@ def test_padding_that_is_read_is_avoided(model_type: str, monkeypatch: pytest.Mo
 
 def test_shifted_positions_are_avoided(monkeypatch: pytest.MonkeyPatch) -> None:
     right = scoring.positions
-    for module in (decoding, scoring):
+    for module in (torch_engine, scoring):
         monkeypatch.setattr(module, "positions", lambda attention: right(attention) + 1)
     assert check(small_policy("gpt2")) == Batching(padding=False)
 
@@ -165,9 +170,9 @@ def changed_merge(change: Callable[[Any, Tensor], Tensor]) -> Callable[..., None
             policy_module,
             "merged_weight",
             lambda each: (
-                change(each, lora.merged_weight(each))
+                change(each, merging.merged_weight(each))
                 if each is layer
-                else lora.merged_weight(each)
+                else merging.merged_weight(each)
             ),
         )
 
@@ -235,7 +240,7 @@ def test_logits_that_overflow_are_refused() -> None:
 
 
 def broken_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "padded_inputs", lambda *_: {})
+    monkeypatch.setattr(torch_engine, "padded_inputs", lambda *_: {})
     monkeypatch.setattr(Batching, "together", lambda _, lengths: [torch.arange(len(lengths))])
 
 
@@ -280,5 +285,24 @@ def test_positions_that_are_scaled_by_length_are_refused_from_that_length_on() -
     }
     policy = small_policy("phi3", rope_parameters=scaled, original_max_position_embeddings=64)
     assert check(policy, 48) == FASTEST
-    with pytest.raises(UserError, match=r"lower rollout\.max_new_tokens"):
+    with pytest.raises(UserError, match=r"lower max_new_tokens"):
         check(policy, 100)
+
+
+def test_an_engine_that_cannot_run_the_model_gives_way_to_the_fallback() -> None:
+    policy = small_policy("mistral", sliding_window=3)
+    policy.engine = GraphEngine()
+    with pytest.raises(UserError, match="which do not have a fixed size"):
+        check_policy(policy, PROMPTS, NEW_TOKENS)
+    check_policy(policy, PROMPTS, NEW_TOKENS, TorchEngine())
+    assert policy.engine.name == "torch"
+
+
+def test_the_fallback_does_not_hide_what_is_wrong_in_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    policy = small_policy("gpt2")
+    policy.engine = GraphEngine()
+    stale_merged(monkeypatch, policy, "")
+    with pytest.raises(UserError, match="klvi does not give the numbers of"):
+        check_policy(policy, PROMPTS, NEW_TOKENS, TorchEngine())

@@ -15,6 +15,7 @@ from klvi.pretraining.schema import PretrainConfig
 from klvi.pretraining.stories import stories
 
 SMALL: dict[str, object] = {
+    "out": "prior",
     "stories": 200,
     "samples": 20,
     "layers": 1,
@@ -176,7 +177,6 @@ def test_what_is_wrong_is_told_before_anything_is_written(tmp_path: Path) -> Non
     marked.write_text("the end<|endoftext|>\n" * 200, encoding="utf-8")
     before = sorted(tmp_path.iterdir())
     cases = [
-        ({}, "out: is missing; give the folder to write, as in out=DIR"),
         ({"out": tmp_path}, f"out={tmp_path}: exists and is not empty; choose a new folder"),
         ({"out": few}, f"out={few}: is a file; choose a new folder"),
         ({"out": few / "prior"}, f"out={few}/prior: {few} is not a folder"),

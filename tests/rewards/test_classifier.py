@@ -162,5 +162,3 @@ def test_a_language_model_is_no_classifier(tmp_path):
 def test_a_missing_model_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"reward\.path=.*nowhere: cannot load a classifier"):
         build(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"reward\.path is missing"):
-        build_reward(schema.ClassifierReward(name="classifier"), "cpu")

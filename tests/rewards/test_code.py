@@ -12,7 +12,6 @@ import pytest
 
 from klvi.rewards.code import code_files, imported
 from klvi.rewards.python import PythonFunction
-from klvi.rewards.schema import PythonReward
 
 REWARD = """
 import json, os.path, torch, klvi.contexts, absent
@@ -75,9 +74,7 @@ def test_what_a_reward_imports_from_beside_it_is_code(
 
 def test_that_is_what_runs(folder: Path) -> None:
     (folder / "pack/inner.py").write_text("from .sub.lowest import x")
-    reward = PythonFunction.from_config(
-        PythonReward(name="python", function=f"{folder / 'reward.py'}:score")
-    )
+    reward = PythonFunction.load(f"{folder / 'reward.py'}:score")
     reward(["a"], [])
     assert reward.file is not None
     specs = (module.__spec__ for module in reward.file._modules.values())

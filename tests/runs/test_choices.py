@@ -56,15 +56,15 @@ def test_only_what_is_null_is_chosen() -> None:
     assert chosen(asked, config) == {
         "model.dtype": "bfloat16",
         "optim.lr": 1e-4,
-        "rollout.batch_size": 256,
+        "engine.batch_size": 256,
     }
     assert choose(config, TINY, 9) == config
     line = described(QWEN_8B, "Qwen3-8B", chosen(asked, config))
     assert "8.19B" in line
     assert "optim.lr=0.0001" in line
-    given = train_config(model=MODEL, optim={"lr": 0.0}, rollout={"batch_size": 3})
+    given = train_config(model=MODEL, optim={"lr": 0.0}, engine={"name": "torch", "batch_size": 3})
     config = choose(given, QWEN_8B, 49)
-    assert (config.optim.lr, config.rollout.batch_size) == (0.0, 3)
+    assert (config.optim.lr, config.engine.batch_size) == (0.0, 3)
     assert chosen(given, config) == {"model.dtype": "bfloat16"}
 
 
@@ -111,7 +111,7 @@ def composed(*overrides: str) -> TrainConfig:
 def test_what_is_left_to_the_model_is_null_in_the_composed_configuration() -> None:
     config = composed("model.path=Qwen/Qwen3-8B")
     assert config.model.name == "Qwen3-8B"
-    assert (config.model.dtype, config.optim.lr, config.rollout.batch_size) == (None, None, None)
+    assert (config.model.dtype, config.optim.lr, config.engine.batch_size) == (None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -136,4 +136,4 @@ def test_shipped_models_keep_their_own_numbers(
 ) -> None:
     config = composed(f"model={model}")
     assert (config.optim.lr, config.batch_size) == (lr, batch)
-    assert config.rollout.batch_size == rollouts
+    assert config.engine.batch_size == rollouts

@@ -16,17 +16,13 @@ from support import train_config
 from klvi import interruption
 from klvi.evaluation.evaluator import Evaluator
 from klvi.interruption import Interruption
-from klvi.runs.run import Run
+from klvi.runs.assembly import assemble_run
 from klvi.samplers.ancestral import Ancestral
 from klvi.training.checkpoint import Checkpoints
 from klvi.training.loop import Loop
 from klvi.training.optimisation import Optimisation
 
-OBJECTIVES = {
-    "kl": {"name": "kl"},
-    "gdc": {"name": "gdc"},
-    "adaptive": {"name": "gdc", "proposal": "adaptive"},
-}
+OBJECTIVES = {"kl": ("kl", "policy"), "gdc": ("gdc", "policy"), "adaptive": ("gdc", "adaptive")}
 STAGES: dict[str, tuple[type, str]] = {
     "rolling out": (Ancestral, "complete"),
     "scoring": (Loop, "roll_out"),
@@ -53,8 +49,10 @@ def watched(default_signals: None) -> Any:
 
 
 def config_of(objective: str) -> Any:
+    name, proposal = OBJECTIVES[objective]
     return train_config(
-        objective=OBJECTIVES[objective],
+        objective={"name": name},
+        proposal={"name": proposal},
         updates=3,
         batch_size=16,
         evaluation={"samples": 16, "prior_samples": 16, "every": 1, "ess_floor": 2},
@@ -106,7 +104,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def end(folder: Path, objective: str) -> BaseException:
     with pytest.raises((Exception, KeyboardInterrupt)) as raised:
-        Run(config_of(objective), folder).train()
+        assemble_run(config_of(objective), folder).train()
     return raised.value
 
 
@@ -117,7 +115,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     def train(objective: str) -> Path:
         if objective not in folders:
             folders[objective] = tmp_path_factory.mktemp(objective)
-            Run(config_of(objective), folders[objective]).train()
+            assemble_run(config_of(objective), folders[objective]).train()
         return folders[objective]
 
     return train
@@ -144,7 +142,7 @@ def test_an_interrupted_run_goes_on_as_if_it_never_was(
     assert summary(tmp_path)["reason"] == f"interrupted by SIGTERM after update {done}"
     assert [record["update"] for record in records(tmp_path)] == list(range(done + 1))
     interruption._watch.noted = None
-    Run(config_of(objective), tmp_path).train()
+    assemble_run(config_of(objective), tmp_path).train()
     assert summary(tmp_path)["status"] == "finished"
     assert records(tmp_path) == records(whole)
     assert weights(tmp_path).keys() == weights(whole).keys()

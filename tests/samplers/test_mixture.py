@@ -24,7 +24,7 @@ def test_its_share_of_the_prior_comes_last_and_knows_both_densities() -> None:
         policy,
         Posterior(LetterReward(), 0.3),
         contexts_of([""] * 4000),
-        Randomness("rollout", (0,), 1),
+        Randomness("rollout", (1,), 1),
     )
     samples = draw.samples
     assert len(samples) == 4000

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 
-from scripts import architectures, coverage, letter_rewards
+from scripts import architectures, coverage, gdc_defaults, letter_rewards
 from scripts.bench import tables
 from scripts.bench.run import compare
 from scripts.bench.workload import Workload
 
 
+@pytest.mark.trl_ppo
 def test_both_sides_of_the_benchmark_do_the_same_work() -> None:
     row = compare(Workload("tiny", 4, 5, updates=2, warmup=1), ("klvi", "trl"))
     for side in row.sides.values():
@@ -34,6 +36,19 @@ def test_rewards_of_letters() -> None:
     scores = letter_rewards.chaos(texts, prompts)
     assert len(set(scores)) == 4
     assert all(0 <= score < 1 for score in scores)
+
+
+@pytest.mark.parametrize("name", gdc_defaults.CONSTRAINTS)
+def test_constraints_of_gdc_have_the_base_rates_it_is_held_to(name: str) -> None:
+    loop, exact = gdc_defaults.assembled(name, ["updates=1", "batch_size=64"])
+    rate = gdc_defaults.base_rate(exact)
+    assert 0.02 <= rate <= 0.5
+    forward, outside, inside = gdc_defaults.divergences(exact)
+    # The policy is still the prior.
+    assert forward == pytest.approx(-math.log(rate))
+    assert outside == pytest.approx(1 - rate)
+    assert inside == pytest.approx(0, abs=1e-12)
+    assert gdc_defaults.trained(loop, exact).updates is None
 
 
 def test_coverage_counts_intervals_that_hold_the_exact_value() -> None:

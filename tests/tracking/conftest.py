@@ -4,12 +4,14 @@ import pytest
 import torch
 
 from klvi.contexts import contexts_of
+from klvi.engine.schema import EngineSection
 from klvi.metrics.measurement import Measurement, Unavailable
 from klvi.objectives.schema import KLObjective
 from klvi.policy.schema import ModelConfig
 from klvi.prompts.schema import NoPrompts
 from klvi.rewards.schema import ContainsReward
 from klvi.runs.schema import TrainConfig
+from klvi.samplers.schema import PolicyProposal
 from klvi.samples import Samples
 from klvi.targets.schema import PosteriorTarget
 from klvi.tracking.schema import NoTracking
@@ -27,6 +29,8 @@ def config():
         reward=ContainsReward(name="contains", text="Paris"),
         target=PosteriorTarget(name="posterior"),
         prompts=NoPrompts(name="none"),
+        proposal=PolicyProposal(name="policy"),
+        engine=EngineSection(name="torch"),
         beta=0.1,
     )
 

@@ -122,7 +122,8 @@ def test_exact_values_stand_beside_the_estimates(measurements):
 
 
 def test_all_metrics_of_the_design_fit_80_columns_beside_exact_values():
-    names, groups = list(METRICS), {spec.group for spec in METRICS.values()}
+    shown_here = [spec for spec in METRICS.values() if spec.estimated]
+    names, groups = [spec.name for spec in shown_here], {spec.group for spec in shown_here}
     measurements = {name: Measurement(123.456, 0.00012, 12345.0, 512) for name in names}
     shown = show(measurement_table(measurements, dict.fromkeys(names, 123.456)))
     assert len(shown.splitlines()) == len(names) + len(groups) + 4

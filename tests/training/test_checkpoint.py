@@ -16,19 +16,20 @@ from safetensors.torch import load_file, save_file
 from support import train_config
 
 from klvi.commands.context import Context
-from klvi.config.run_folder import run_config, updates_saved
+from klvi.config.stored_run import run_config, updates_saved
 from klvi.errors import UserError
 from klvi.files.checksums import FILE, damage, write_checksums
 from klvi.job import mark_failed
 from klvi.policy.policy import Policy
+from klvi.runs.assembly import assemble_evaluator, assemble_loop, assemble_run
 from klvi.runs.load import find_adapter
-from klvi.runs.run import Run, assemble_evaluator, assemble_loop
 from klvi.training.checkpoint import Checkpoints
 from klvi.training.loop import DivergenceError
 
 UPDATES = 3
 CONFIG = train_config(
-    objective={"name": "gdc", "proposal": "adaptive"},
+    objective={"name": "gdc"},
+    proposal={"name": "adaptive"},
     updates=UPDATES,
     batch_size=16,
     evaluation={"samples": 16, "prior_samples": 16, "every": 9, "ess_floor": 2},
@@ -71,7 +72,7 @@ FLIPPED = FILE, flip_bit
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
-    Run(CONFIG, folder).train()
+    assemble_run(CONFIG, folder).train()
     return folder
 
 
@@ -138,7 +139,7 @@ def test_a_run_goes_on_from_the_older_one_as_if_nothing_was(
     flip_bit(run / "checkpoints" / "step-3" / name)
     truncate(run / "checkpoints" / "step-2" / name)
     (run / "checkpoints" / "step-2" / "notes.txt").touch()
-    Run(CONFIG, run).train()
+    assemble_run(CONFIG, run).train()
     assert list(records(run)) == list(records(trained))
     assert checkpoints(run).steps() == [1, 2, 3]
     for folder in ("adapter", "checkpoints/step-2", "checkpoints/step-3"):
@@ -154,7 +155,7 @@ def test_where_all_are_damaged_each_has_a_line_and_nothing_is_lost(run: Path) ->
     shutil.rmtree(run / "adapter")
     before = {path: path.is_dir() or path.read_bytes() for path in run.rglob("*")}
     with pytest.raises(UserError) as raised:
-        Run(CONFIG, run).train()
+        assemble_run(CONFIG, run).train()
     assert len(raised.value.problems) == UPDATES
     assert all("no older checkpoint is whole" in line for line in raised.value.problems)
     assert {path: path.is_dir() or path.read_bytes() for path in run.rglob("*")} == before
@@ -189,7 +190,7 @@ def test_a_damaged_newer_one_is_neither_kept_for_a_whole_one_nor_told_to_be_inta
     loop.step()
     assert kept.save(loop) == kept.newest_whole() == run / "checkpoints" / "step-3"
     assert kept.steps() == [3, 9]
-    resumed = Run(CONFIG, run)
+    resumed = assemble_run(CONFIG, run)
     resumed.loop, resumed.checkpoints = loop, kept
     assert str(resumed._diverged(DivergenceError("x"))).endswith("step-3 is intact")
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 from rich.console import Console
-from support import train_config
+from support import eval_config, train_config
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from klvi.commands import eval as eval_command
@@ -21,9 +21,10 @@ from klvi.commands.context import Context
 from klvi.commands.schema import ResumeConfig
 from klvi.errors import RunError, UserError
 from klvi.policy.tiny import tiny_path
+from klvi.runs.assembly import assemble_evaluator, assemble_run
 from klvi.runs.defaults import facts_of
-from klvi.runs.run import Run, assemble_evaluator
-from klvi.runs.schema import EvalConfig, SampleConfig, TrainConfig
+from klvi.runs.run import Run
+from klvi.runs.schema import SampleConfig, TrainConfig
 from klvi.tracking.output import Output
 from klvi.training.loop import Loop
 
@@ -60,7 +61,7 @@ def started(config: TrainConfig, folder: Path) -> tuple[Run, str]:
     """A run, trained, and what its console said."""
     folder.mkdir(exist_ok=True)
     console = io.StringIO()
-    run = Run(config, folder, Output(Console(file=console, width=300)))
+    run = assemble_run(config, folder, Output(Console(file=console, width=300)))
     run.train()
     return run, console.getvalue()
 
@@ -71,16 +72,16 @@ def test_what_was_chosen_is_in_the_run_s_config_and_on_its_console(
     asked = train_config(
         **SMALL,
         model={"name": "small", "path": str(checkpoint)},
-        rollout={"max_new_tokens": 4},
+        max_new_tokens=4,
         updates=1,
     )
     _, console = started(asked, tmp_path)
     stored = yaml.safe_load((tmp_path / "config.yaml").read_text())
     assert stored["model"]["dtype"] == "float32"
     assert stored["optim"]["lr"] == 2e-3
-    assert stored["rollout"]["batch_size"] == 512
+    assert stored["engine"]["batch_size"] == 512
     first = console.splitlines()[0]
-    for word in ("small", "optim.lr=0.002", "rollout.batch_size=512", "model.dtype=float32"):
+    for word in ("small", "optim.lr=0.002", "engine.batch_size=512", "model.dtype=float32"):
         assert word in first
     assert first in (tmp_path / "run.log").read_text()
     again = TrainConfig.model_validate(stored)
@@ -104,11 +105,11 @@ def fail(*_: object, **__: object) -> None:
 
 
 OUT_OF_MEMORY = [
-    ("klvi.samplers.ancestral._unscored", "decoding", "rollout.batch_size"),
-    ("klvi.samplers.ancestral._scores", "scoring", "rollout.micro_batch_tokens"),
+    ("klvi.samplers.ancestral._unscored", "decoding", "engine.batch_size"),
+    ("klvi.samplers.ancestral._scores", "scoring", "engine.micro_batch_tokens"),
     ("klvi.evaluation.evaluator.evaluate", "evaluating", "evaluation.samples"),
     ("klvi.rewards.contains.Contains.__call__", "computing rewards", "reward."),
-    ("klvi.runs.run.load_prior", "loading", "model.dtype"),
+    ("klvi.runs.assembly.load_prior", "loading", "model.dtype"),
 ]
 
 
@@ -116,11 +117,14 @@ OUT_OF_MEMORY = [
 def test_memory_that_runs_out_names_the_stage_and_the_key(
     place: str, stage: str, key: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    shared = train_config(**SMALL).model_dump(include=set(EvalConfig.model_fields))
+    shared = eval_config(train_config(**SMALL))
+    shown = shared.model_dump(include=set(SampleConfig.model_fields))
     monkeypatch.setattr(place, fail)
-    commands = [lambda: eval_command.run(EvalConfig(**shared, out=str(tmp_path / "e")), NOWHERE)]
+    commands = [
+        lambda: eval_command.run(shared.model_copy(update={"out": str(tmp_path / "e")}), NOWHERE)
+    ]
     if stage != "evaluating":
-        commands.append(lambda: sample.run(SampleConfig(**shared, n=3), NOWHERE))
+        commands.append(lambda: sample.run(SampleConfig.model_validate(shown | {"n": 3}), NOWHERE))
     for command in commands:
         with pytest.raises(RunError) as caught:
             command()

@@ -8,10 +8,10 @@ from support import disturb, train_config
 from torch import Tensor
 from torch.testing import assert_close
 
-from klvi.engine.graph_decoding import graph_decode
+from klvi.engine.graph_engine import GraphEngine
 from klvi.errors import UserError
 from klvi.objectives.base import Signals, Statistics
-from klvi.runs.run import assemble_evaluator, assemble_loop
+from klvi.runs.assembly import assemble_evaluator, assemble_loop
 from klvi.runs.schema import TrainConfig
 from klvi.samplers.ancestral import log_policy_of
 from klvi.samples import Samples
@@ -80,7 +80,7 @@ def test_objectives_see_the_target_of_the_moment(
     records = [loop.step() for _ in range(4)]
     assert [record["anneal/share"] for record in records] == [0.25, 0.5, 0.75, 1.0]
     for (samples, target, log_target), record in zip(seen, records, strict=True):
-        potential = record["anneal/share"] * samples.reward / loop.config.beta
+        potential = record["anneal/share"] * samples.reward / loop.target.beta
         assert_close(target.log_potential(samples), potential)
         assert_close(log_target, samples.log_prior_sequence + potential)
     assert moved == [0, 1, 2, 3]
@@ -118,7 +118,7 @@ def test_the_parts_of_a_minibatch_hold_each_sequence_once() -> None:
 def test_graphs_decode_for_a_critic_and_are_not_scored_again() -> None:
     loop = assembled(train_config(batch_size=32))
     disturb(loop.policy)
-    loop.policy.decoder = graph_decode
+    loop.policy.engine = GraphEngine()
     assert loop.policy.scores_while_decoding
     samples = loop.roll_out(loop.target).samples
     assert samples.values is not None
@@ -126,11 +126,11 @@ def test_graphs_decode_for_a_critic_and_are_not_scored_again() -> None:
 
 
 def test_without_cuda_graphs_are_refused() -> None:
-    config = train_config(device="auto", rollout={"max_new_tokens": 2, "engine": "graph"})
+    config = train_config(device="auto", max_new_tokens=2, engine={"name": "graph"})
     if torch.cuda.is_available():
-        assert assembled(config).policy.decoder is graph_decode
+        assert assembled(config).policy.engine.name == "graph"
         return
-    with pytest.raises(UserError, match=r"rollout.engine=graph: it needs CUDA, .* is on a CPU"):
+    with pytest.raises(UserError, match=r"engine=graph: it needs CUDA, .* is on a CPU"):
         assembled(config)
 
 

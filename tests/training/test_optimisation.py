@@ -10,6 +10,7 @@ from torch.testing import assert_close
 
 from klvi.policy.policy import Policy
 from klvi.policy.prior import load_prior
+from klvi.runs.assembly import optimiser_settings
 from klvi.training.optimisation import JointOptimizer, Optimisation
 
 
@@ -18,7 +19,7 @@ def made(algorithm: str, *, head: bool = True, **options: object) -> tuple[Polic
     policy = Policy(load_prior(config.model), config.lora)
     if head:
         policy.add_value_head()
-    return policy, Optimisation(policy, config.optim, updates=10)
+    return policy, Optimisation(policy, optimiser_settings(config.optim), updates=10)
 
 
 def step(optimisation: Optimisation, seed: int) -> None:

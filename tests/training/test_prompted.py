@@ -16,7 +16,7 @@ from support import train_config
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from klvi.contexts import Context
-from klvi.runs.run import Run, assemble_evaluator
+from klvi.runs.assembly import assemble_evaluator, assemble_run
 from klvi.runs.schema import TrainConfig
 from klvi.tracking.output import Output
 
@@ -67,7 +67,7 @@ def test_rewards_read_prompt_text_and_columns_that_join(config: TrainConfig) -> 
     evaluator = assemble_evaluator(config, adapted=False)
     recorder = Recorder()
     evaluator.target = replace(evaluator.target, reward=recorder)
-    samples = evaluator.draw(60, 0, 0)
+    samples = evaluator.draw(180, 0, 0)
     prompts = ["<s>hello the", "<s>the cat sat", "hello"]
     assert [c.prompt for _, c in recorder.seen[:3]] == prompts
     assert [c.columns["answer"] for _, c in recorder.seen[:3]] == [1, 2, 3]
@@ -86,7 +86,7 @@ def test_rewards_read_prompt_text_and_columns_that_join(config: TrainConfig) -> 
 def test_prompts_that_are_cut_are_counted_in_the_log(config: TrainConfig, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     output = Output(Console(file=io.StringIO()))
-    Run(config, tmp_path / "run", output).train()
+    assemble_run(config, tmp_path / "run", output).train()
     log = (tmp_path / "run" / "run.log").read_text()
     assert log.count("prompts.max_tokens=3: the beginning of 1 of 3 prompts is cut off") == 1
 

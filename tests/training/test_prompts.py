@@ -9,21 +9,28 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import LetterReward, disturb, letter_reward, made_samples, train_config
+from support import (
+    LENGTH,
+    LETTERS,
+    LetterReward,
+    disturb,
+    letter_reward,
+    made_samples,
+    train_config,
+)
 from torch import Tensor
 
-from klvi.config.rules import broken_rules
+from klvi.config.consistency import broken_rules
 from klvi.contexts import Context
 from klvi.errors import UserError
 from klvi.evaluation.enumeration import ExactEvaluator
 from klvi.evaluation.plan import Plan, evaluation_plan
-from klvi.evaluation.schema import EvaluationSection
 from klvi.metrics.measurement import Measurement
 from klvi.objectives.gdc import RunningMean
 from klvi.policy.enumerable import enumerable_lm
 from klvi.prompts.stream import PromptStream
+from klvi.runs.assembly import assemble_evaluator, assemble_loop, assemble_run
 from klvi.runs.groups import samples_per_prompt
-from klvi.runs.run import Run, assemble_evaluator, assemble_loop
 from klvi.runs.schema import TrainConfig
 from klvi.targets.build import build_target
 from klvi.training.loop import DivergenceError, Loop
@@ -43,7 +50,7 @@ def prompts(tmp_path: Path) -> Path:
 def config_of(prompts: Path, **changes: object) -> TrainConfig:
     values: dict[str, object] = {
         "model": {"name": "enumerable", "letters": 4, "length": 2},
-        "rollout": {"max_new_tokens": 2},
+        "max_new_tokens": 2,
         "prompts": {"name": "file", "path": str(prompts)},
         "objective": GDC,
     }
@@ -90,7 +97,7 @@ def test_a_sample_a_prompt_says_nothing_in_the_first_pass() -> None:
 
 
 def test_gdc_with_prompts_is_refused_without_groups(prompts: Path) -> None:
-    config = config_of(prompts, rollout={"max_new_tokens": 2, "samples_per_prompt": 1})
+    config = config_of(prompts, max_new_tokens=2, samples_per_prompt=1)
     with pytest.raises(UserError, match=r"samples_per_prompt=1 .*30 prompts.*samples_per_prompt=8"):
         assemble_evaluator(config, adapted=True)
     assemble_evaluator(
@@ -100,7 +107,7 @@ def test_gdc_with_prompts_is_refused_without_groups(prompts: Path) -> None:
 
 def test_groups_are_chosen_and_written(prompts: Path, tmp_path: Path) -> None:
     evaluation = {"samples": 32, "prior_samples": 32, "ess_floor": 2}
-    Run(config_of(prompts, updates=1, evaluation=evaluation), tmp_path).train()
+    assemble_run(config_of(prompts, updates=1, evaluation=evaluation), tmp_path).train()
     assert "samples_per_prompt: 8\n" in (tmp_path / "config.yaml").read_text()
 
 
@@ -130,7 +137,7 @@ def test_the_size_of_a_group(contexts: int, batch: int, expected: int) -> None:
     ],
 )
 def test_the_plan_of_an_evaluation(settings: dict[str, int], rows: int, plan: Plan) -> None:
-    assert evaluation_plan(EvaluationSection(**settings), rows) == plan
+    assert evaluation_plan(rows, **settings) == plan
 
 
 def test_the_prompts_of_an_evaluation_are_drawn_once() -> None:
@@ -159,12 +166,13 @@ def test_exact_values_are_means_over_contexts() -> None:
         Context(1, "a b", {"scale": 3.0}),
         Context(2, "d"),
     ]
-    loop = assembled(train_config(objective=GDC))
+    config = train_config(objective=GDC)
+    loop = assembled(config)
     disturb(loop.policy)
-    target = build_target(loop.config.target, ByColumn(), loop.config.beta)
+    target = build_target(config.target, ByColumn(), config.beta)
 
     def values(some: list[Context]) -> dict[str, object]:
-        exact = ExactEvaluator(loop.config, loop.policy, target, some)
+        exact = ExactEvaluator(loop.policy, target, LETTERS, LENGTH, some)
         return dict(exact.evaluate(0))
 
     alone, together = [values([context]) for context in contexts], values(contexts)
@@ -282,7 +290,7 @@ def test_a_policy_that_diverges_reaches_no_checkpoint(
         checkpoint={"every": 1},
     )
     with pytest.raises(DivergenceError, match=r"update \d: .*lower optim.lr=1e\+"):
-        Run(config, tmp_path).train()
+        assemble_run(config, tmp_path).train()
     for state in tmp_path.glob("checkpoints/step-*/adapter_model.safetensors"):
         from safetensors.torch import load_file
 

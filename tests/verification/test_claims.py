@@ -15,7 +15,7 @@ from klvi.contexts import contexts_of
 from klvi.evaluation.evaluator import Evaluator
 from klvi.metrics.enumeration import enumerate_sequences
 from klvi.metrics.measurement import Measurement, Metric, Unavailable
-from klvi.runs.run import assemble_evaluator
+from klvi.runs.assembly import assemble_evaluator
 from klvi.samples import Samples
 from klvi.targets.posterior import Posterior
 from klvi.verification.claim import Claim
@@ -168,7 +168,7 @@ def test_no_two_evaluations_share_their_random_numbers(monkeypatch: pytest.Monke
     seeds: list[int] = []
 
     def measure(evaluator: Evaluator, update: int) -> tuple[dict[str, Metric], None]:
-        seeds.append(evaluator.config.evaluation.seed)
+        seeds.append(evaluator.seed)
         return {}, None
 
     monkeypatch.setattr(Evaluator, "measure", measure)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, cast
 
 import torch
-from peft.tuners.lora import LoraLayer
+from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
@@ -66,60 +67,35 @@ def _merged(weight: Tensor, down: Tensor, up: Tensor, scaling: float) -> Tensor:
     return torch.addmm(weight, down.T, up.T, alpha=scaling)
 
 
-def is_mergeable(layer: Any) -> bool:
-    """Whether the adapters of a LoRA layer can be added to its base layer's weights."""
-    base = layer.get_base_layer()
-    weight = getattr(base, "weight", None)
-    kinds = (nn.Linear, Conv1D, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    return isinstance(base, kinds) and weight is not None and weight.is_floating_point()
+class FusedLora(LoraLinear):
+    """peft's LoRA layer on a linear map, computing through `_AdaptedLinear`.
 
-
-@torch.no_grad()
-def merged_weight(layer: Any) -> Tensor:
-    """The base weight of a LoRA layer with its adapters added, a new tensor."""
-    base, names = layer.get_base_layer(), layer.active_adapters
-    weight: Tensor = base.weight.data
-    down = layer.lora_A[names[0]].weight if names[0] in layer.lora_A else None
-    if len(names) > 1 or down is None or down.dtype != weight.dtype:
-        delta: Tensor = sum(layer.get_delta_weight(name) for name in names)
-        return weight + delta.to(weight.dtype)
-    up: Tensor = layer.lora_B[names[0]].weight
-    scaling: float = layer.scaling[names[0]]
-    if isinstance(base, Conv1D):
-        return _merged(weight, down, up, scaling)
-    return torch.addmm(weight, up, down, alpha=scaling)
-
-
-def fuse_lora(model: nn.Module) -> None:
-    """Let every plain LoRA layer of `model` compute through `_AdaptedLinear`.
-
-    Layers that are more than a linear map with one adapter in the base weights' own precision keep
-    peft's forward pass.
+    With more than one precision it computes as peft does.
     """
-    for module in model.modules():
-        if not isinstance(module, LoraLayer):
-            continue
-        if is_plain_linear(module.get_base_layer()):
-            module.forward = _fused_forward(module, module.forward)
 
-
-def _fused_forward(layer: Any, plain: Any) -> Any:
-    base = layer.get_base_layer()
-
-    def forward(inputs: Tensor, *arguments: Any, **options: Any) -> Tensor:
-        if layer.disable_adapters:
-            result: Tensor = base(inputs)
-            return result
-        (name,) = layer.active_adapters
+    def forward(self, x: Tensor, *arguments: Any, **options: Any) -> Tensor:
+        """`(…, out)` of `(…, in)`."""
+        layer: Any = self  # peft's attributes are typed in part
+        base = layer.get_base_layer()
+        if self.disable_adapters:
+            return cast(Tensor, base(x))
+        (name,) = self.active_adapters
         down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
-        if not inputs.dtype == base.weight.dtype == down.dtype:
-            result = plain(inputs, *arguments, **options)
-            return result
+        if not x.dtype == base.weight.dtype == down.dtype:
+            plain: Any = super().forward
+            return cast(Tensor, plain(x, *arguments, **options))
         weight = base.weight if isinstance(base, Conv1D) else base.weight.T
         # Rows outside of the function: of a view that it returned, autograd would let nobody change
         # anything in place, as some models do with a layer's output.
-        flat = inputs.reshape(-1, inputs.shape[-1])
-        rows: Tensor = _AdaptedLinear.apply(flat, weight, base.bias, down, up, layer.scaling[name])
-        return rows.view(*inputs.shape[:-1], rows.shape[-1])
+        flat = x.reshape(-1, x.shape[-1])
+        adapted: Any = _AdaptedLinear
+        rows: Tensor = adapted.apply(flat, weight, base.bias, down, up, self.scaling[name])
+        return rows.view(*x.shape[:-1], rows.shape[-1])
 
-    return forward
+
+def fuse_lora(model: nn.Module) -> None:
+    """Let every plain LoRA layer of `model` compute through `_AdaptedLinear`."""
+    modules: Iterable[Any] = model.modules()
+    for module in modules:
+        if type(module) is LoraLinear and is_plain_linear(module.get_base_layer()):
+            module.__class__ = FusedLora

@@ -1,4 +1,4 @@
-"""PPO on TRL: the only module that imports TRL's trainer.
+"""PPO in TRL's trainer: the only module that imports it.
 
 What is kept of TRL is the trainer around the algorithm: accelerate, the optimizer's preparation,
 callbacks, state, and metric names. `train` is klvi's loop, in which the value head shares the
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 from transformers import PrinterCallback, TrainerCallback, TrainerControl
@@ -18,11 +19,9 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 from datasets import Dataset
 from trl.experimental.ppo import PPOConfig, PPOTrainer
 
-from klvi.engine.devices import choose_device, use_device
-from klvi.objectives.schema import PPOSection
+from klvi.engine.devices import use_device
 from klvi.policy.loading import quiet_transformers
-from klvi.runs.schema import TrainConfig
-from klvi.training.loop import Loop, Record
+from klvi.training.loop import Loop, LoopSettings, Record
 
 
 class SharedTrunkPPOTrainer(PPOTrainer):
@@ -34,10 +33,16 @@ class SharedTrunkPPOTrainer(PPOTrainer):
         self, loop: Loop, directory: Path, callbacks: list[TrainerCallback] | None = None
     ) -> None:
         self.loop = loop
-        policy = loop.policy
+        policy, optimisation = loop.policy, loop.optimisation
         assert policy.value_head is not None, "PPO needs a value head"
         with quiet_transformers():
-            args = ppo_config(loop.config, directory)
+            args = ppo_config(
+                loop.settings,
+                directory,
+                learning_rate=optimisation.peak_lr,
+                use_cpu=policy.device.type == "cpu",
+                **loop.objective.trainer_arguments(loop.target.beta),
+            )
             use_device(policy.device)  # transformers' arguments make the first GPU the current one
             super().__init__(
                 args=args,
@@ -45,9 +50,9 @@ class SharedTrunkPPOTrainer(PPOTrainer):
                 model=policy.adapted,
                 ref_model=None,
                 reward_model=nn.Identity(),
-                train_dataset=Dataset.from_dict({"input_ids": [[0]] * loop.config.batch_size}),
+                train_dataset=Dataset.from_dict({"input_ids": [[0]] * loop.settings.batch_size}),
                 value_model=_ValueModel(policy.value_head),
-                optimizers=(loop.optimisation.optimizer, loop.optimisation.scheduler),
+                optimizers=(optimisation.optimizer, optimisation.scheduler),
                 callbacks=callbacks,
             )
         self.remove_callback(PrinterCallback)
@@ -56,7 +61,7 @@ class SharedTrunkPPOTrainer(PPOTrainer):
         """Run the loop to its end, with TRL's callbacks around it."""
         optimisation = self.loop.optimisation
         optimisation.optimizer, optimisation.backward = self.optimizer, self.accelerator.backward
-        self.state.max_steps = self.loop.config.updates
+        self.state.max_steps = self.loop.settings.updates
         self.state.global_step = self.loop.update
         self.control = self.callback_handler.on_train_begin(self.args, self.state, self.control)
         self.loop.on_update.insert(0, self._after_update)
@@ -81,32 +86,21 @@ class _ValueModel(nn.Module):
         self.score = head
 
 
-def ppo_config(config: TrainConfig, directory: Path) -> PPOConfig:
-    """The run's settings as TRL spells them; `rl` has a KL coefficient of 0."""
-    objective = config.objective
-    assert isinstance(objective, PPOSection)
-    assert config.optim.lr is not None, "chosen once the model is loaded"
+def ppo_config(settings: LoopSettings, directory: Path, **others: Any) -> PPOConfig:
+    """The loop's settings as TRL spells them, and `others` that are spelled so already."""
     return PPOConfig(
         output_dir=str(directory),
         report_to="none",
         disable_tqdm=True,
-        use_cpu=choose_device(config.device) == "cpu",
-        seed=config.seed,
+        seed=settings.seed,
         bf16=False,
         gradient_checkpointing=False,
-        per_device_train_batch_size=config.batch_size,
-        total_episodes=config.updates * config.batch_size,
+        per_device_train_batch_size=settings.batch_size,
+        total_episodes=settings.updates * settings.batch_size,
         num_sample_generations=0,
-        num_ppo_epochs=objective.epochs,
-        response_length=config.rollout.max_new_tokens,
         stop_token="eos",
         temperature=1.0,
-        learning_rate=config.optim.lr,
-        kl_coef=config.beta if objective.name == "kl" else 0.0,
         kl_estimator="k1",
-        cliprange=objective.clip,
-        cliprange_value=objective.value_clip or float("inf"),
-        vf_coef=objective.value_coefficient,
         gamma=1.0,
-        lam=objective.gae_lambda,
+        **others,
     )

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers.pytorch_utils import Conv1D
 
-from klvi.engine.kernels.lora import fuse_lora, merged_weight
+from klvi.engine.kernels.lora import fuse_lora
+from klvi.engine.merging import merged_weight
 
 
 class Model(nn.Module):

@@ -25,6 +25,7 @@ from klvi.policy.policy import Policy
 from klvi.policy.prior import load_prior
 from klvi.prompts.stream import PromptStream
 from klvi.rewards.scoring import scored
+from klvi.runs.assembly import loop_settings, optimiser_settings
 from klvi.runs.schema import TrainConfig
 from klvi.samplers.ancestral import Ancestral, rescore
 from klvi.samples import Draw, Samples
@@ -32,7 +33,7 @@ from klvi.targets.base import Target
 from klvi.targets.build import build_target
 from klvi.training.loop import Loop, Part, Record
 from klvi.training.optimisation import Optimisation
-from klvi.training.trl.ppo import SharedTrunkPPOTrainer, ppo_config
+from klvi.training.trl.trainer import trainer_for
 
 UPDATES, BATCH = 3, 32
 PAD = 99
@@ -96,8 +97,8 @@ def fixed_rollouts(config: TrainConfig) -> list[Samples]:
         policy,
         unprompted(4000),
         max_new_tokens=LENGTH,
-        generator=torch.Generator().manual_seed(0),
         batch_size=4000,
+        seed=1,
     )
     rows = (~drawn.ended).nonzero()[:, 0][: UPDATES * BATCH]
     assert len(rows) == UPDATES * BATCH
@@ -119,18 +120,21 @@ def train_with_klvi(
     policy = Policy(load_prior(config.model), config.lora, seed=0)
     policy.value_head = SeparateValues(value_transformer())
     loop = SeparateValueLoop(
-        config=config,
+        settings=loop_settings(config),
         policy=policy,
         objective=build_objective(config.objective),
         target=build_target(config.target, LetterReward(), config.beta),
         proposal=Ancestral(LENGTH),
+        ancestral=Ancestral(LENGTH),
         contexts=PromptStream(contexts_of([""])),
-        optimisation=Optimisation(policy, config.optim, config.updates),
+        optimisation=Optimisation(policy, optimiser_settings(config.optim), config.updates),
     )
     loop.rollouts = rollouts
     records: list[Record] = []
     loop.on_update.append(records.append)
-    SharedTrunkPPOTrainer(loop, folder).train()
+    trainer = trainer_for(loop.objective)
+    assert trainer.name == "trl.experimental.ppo"
+    trainer.run(loop, folder)
     return [p.detach() for p in policy.parameters()], records
 
 
@@ -138,6 +142,8 @@ def train_with_trl(
     config: TrainConfig, rollouts: list[Samples], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[list[Tensor], list[Record]]:
     from trl.experimental.ppo import PPOTrainer, ppo_trainer
+
+    from scripts.bench.trl_side import trl_arguments
 
     policy = Policy(load_prior(config.model), config.lora, seed=0)
     values = value_transformer()
@@ -160,7 +166,7 @@ def train_with_trl(
     monkeypatch.setattr(ppo_trainer, "batch_generation", recorded_generation)
     monkeypatch.setattr(ppo_trainer, "get_reward", recorded_reward)
     arguments = replace(
-        ppo_config(config, folder), stop_token=None, local_rollout_forward_batch_size=BATCH
+        trl_arguments(config, folder), stop_token=None, local_rollout_forward_batch_size=BATCH
     )
     tokenizer = copy.deepcopy(policy.prior.tokenizer)
     tokenizer.add_special_tokens({"pad_token": "<pad>"})
@@ -180,6 +186,7 @@ def train_with_trl(
     return [p.detach() for p in (*parameters, *SeparateValues(values).parameters())], records
 
 
+@pytest.mark.trl_ppo
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 @pytest.mark.parametrize("objective", ["rl", "kl"])
 def test_losses_and_weights_are_those_of_trl(

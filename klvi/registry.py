@@ -1,0 +1,95 @@
+"""The members of config groups: klvi's own, and those of installed packages.
+
+A package adds a member to a group by an entry point that names the member's section, and the
+folder of its YAML files by one in the group `klvi.conf`:
+
+    [project.entry-points."klvi.targets"]
+    mine = "mine.schema:MineTarget"
+
+    [project.entry-points."klvi.conf"]
+    mine = "mine.conf"
+
+Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any, get_args
+
+from klvi.terminal import tell
+
+if TYPE_CHECKING:
+    from klvi.schema import Choice
+
+CONF = "klvi.conf"
+
+
+@cache
+def members(base: type[Choice]) -> list[type[Choice]]:
+    """The sections of a group, klvi's own first; `base` is the group's common section."""
+    importlib.import_module(base.__module__)
+    own = [section for section in _below(base) if section.__module__ == base.__module__]
+    taken = {name_of(section) for section in own}
+    for point, section in plugins(f"klvi.{base.group_name.rstrip('s')}s"):
+        if not (isinstance(section, type) and issubclass(section, base)):
+            _warn(point, f"it is no {base.__name__}")
+        elif name_of(section) in taken:
+            _warn(point, f"klvi has a {base.group_name} of that name")
+        else:
+            own.append(section)
+            taken.add(name_of(section))
+    return own
+
+
+def plugins(group: str) -> Iterator[tuple[EntryPoint, Any]]:
+    """What installed packages provide under `group`; what cannot be imported is warned of."""
+    for point in entry_points(group=group):
+        try:
+            yield point, point.load()
+        except Exception as error:  # of somebody else's package, which klvi can do without
+            _warn(point, f"{type(error).__name__}: {error}")
+
+
+def name_of(section: type[Choice]) -> str:
+    """The `name` by which a member is chosen."""
+    return str(get_args(section.model_fields["name"].annotation)[0])
+
+
+def build(section: Any, **given: Any) -> Any:
+    """The object that a section describes.
+
+    What it `builds` is called with the section's fields, nested sections built first, and with
+    those of `given` that its signature takes.
+    """
+    import inspect
+
+    module, _, path = section.builds.partition(":")
+    found: Any = importlib.import_module(module)
+    for name in path.split("."):
+        found = getattr(found, name)
+    taken = inspect.signature(found).parameters
+    settings = {key: _built(value, given) for key, value in section.settings().items()}
+    return found(**settings, **{key: value for key, value in given.items() if key in taken})
+
+
+def _built(value: Any, given: Mapping[str, Any]) -> Any:
+    if hasattr(value, "builds"):
+        return build(value, **given)
+    if isinstance(value, dict):
+        return {key: _built(below, given) for key, below in value.items()}
+    return value
+
+
+def _below(base: type[Choice]) -> Iterator[type[Choice]]:
+    for section in base.__subclasses__():
+        if "name" in section.model_fields and get_args(section.model_fields["name"].annotation):
+            yield section
+        yield from _below(section)
+
+
+def _warn(point: EntryPoint, why: str) -> None:
+    tell(f"warning: {point.group}: {point.name} = {point.value} is left out: {why}")
