@@ -15,6 +15,7 @@ from typing import Any
 import hydra
 from hydra import initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.plugins import Plugins
@@ -37,6 +38,12 @@ def register_resolver(name: str, resolver: Callable[..., Any], *, use_cache: boo
     else:
         register: Callable[..., None] = getattr(OmegaConf, "register_resolver")  # noqa: B009
         register(name, resolver, replace=True, use_cache=use_cache, annotation_validation="off")
+
+
+def store_config(name: str, node: dict[str, Any]) -> None:
+    """Let Hydra find a primary config called `name`, instead of an earlier one of that name."""
+    replace: dict[str, Any] = {} if IS_13 else {"replace": True}
+    ConfigStore.instance().store(name=name, node=node, **replace)
 
 
 class FilledSource(ConfigSource):

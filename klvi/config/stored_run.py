@@ -8,11 +8,11 @@ from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from klvi.config.compose import CONF_DIRECTORY, SCHEMAS, with_defaults
 from klvi.config.consistency import run_folder_problem
+from klvi.config.hydra_api import store_config
 from klvi.config.keys import RENAMED, section_of
 from klvi.config.values import validate
 from klvi.errors import UserError
@@ -33,7 +33,7 @@ def store_primary(command: str, run: str, chosen: Set[str]) -> str:
     filled = with_defaults(SCHEMAS[command], kept)
     defaults = [_without_choice(entry, kept) for entry in base.pop("defaults")]
     name = f"{command}_of_run"
-    ConfigStore.instance().store(name=name, node={"defaults": defaults, **base, **escaped(filled)})
+    store_config(name, {"defaults": defaults, **base, **escaped(filled)})
     return name
 
 
