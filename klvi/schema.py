@@ -123,16 +123,6 @@ class Remedy:
     words: str
 
 
-@dataclass(frozen=True)
-class Names:
-    """Beside a field: what its value names outside of the configuration, in the words of an error.
-
-    A run that another made may name it only where its user trusts the run.
-    """
-
-    what: str
-
-
 # Hydra reads `name=2024` as a number, though a text is meant.
 Text = Annotated[str, BeforeValidator(_whole_number_as_text)]
 # Of tokens, samples or weights that are held in memory together.

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from klvi.schema import Names, Section, Size, Source, Text
+from klvi.schema import Section, Size, Source, Text
 
 MAX_NAME = 60
 
@@ -17,7 +17,7 @@ class ModelConfig(Section):
     """The prior: a causal language model."""
 
     name: Text
-    path: Annotated[Source, Names("a file or folder")] | None = None
+    path: Source | None = None
     """a causal LM: hub id or folder; without model= it gives the name"""
     revision: Text | None = None
     """branch, tag or commit on the hub"""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from klvi.schema import Choice, Names, Remedy, Source, Text
+from klvi.schema import Choice, Remedy, Source, Text
 
 
 class PromptsSection(Choice):
@@ -25,7 +25,7 @@ class FilePrompts(PromptsSection):
     """Prompts from a file: a text per line; or JSON, CSV or Parquet with `field`, or `messages`."""
 
     name: Literal["file"]
-    path: Annotated[Source, Names("a file"), Remedy("a file of texts or JSON lines: {key}=FILE")]
+    path: Annotated[Source, Remedy("a file of texts or JSON lines: {key}=FILE")]
     """a file of texts, JSON lines, JSON, CSV or Parquet"""
     format: Literal["auto", "text", "json", "csv", "parquet"] = "auto"
     """auto: by the file's name and beginning"""

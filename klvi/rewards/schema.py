@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from klvi.schema import Choice, Names, Remedy, Section, Size, Source, Text
+from klvi.schema import Choice, Remedy, Section, Size, Source, Text
 
 
 class RewardSection(Choice):
@@ -33,7 +33,7 @@ class LexiconReward(RewardSection):
     name: Literal["lexicon"]
     words: list[Text] | None = None
     """null, without a path: mild swearing"""
-    path: Annotated[Source, Names("a file or folder")] | None = None
+    path: Source | None = None
     """a file with a word per line"""
     penalty: Annotated[float, Field(lt=0)] = -1.0
     """score of a completion with a listed word"""
@@ -65,7 +65,6 @@ class ClassifierReward(RewardSection):
     name: Literal["classifier"]
     path: Annotated[
         Source,
-        Names("a file or folder"),
         Remedy("a sequence-classification model: {key}=HUB_ID_OR_FOLDER"),
     ]
     """a sequence-classification model: hub id or folder"""
@@ -92,7 +91,7 @@ class PythonReward(RewardSection):
 
     builds = "klvi.rewards.python:PythonFunction.load"
     name: Literal["python"]
-    function: Annotated[Source, Names("code"), Remedy("{key}=FILE.py:NAME")]
+    function: Annotated[Source, Remedy("{key}=FILE.py:NAME")]
     """score(texts, prompts) -> list[float]"""
 
 
