@@ -7,7 +7,7 @@ further keys given. Prints per constraint its exact base rate, and over seeds th
 KL(p‖π), the policy's probability outside of p, KL(π(·|p's support)‖p), and the seconds of training
 (evaluations excluded) and the updates until KL(p‖π) is at most 0.02. KL(π‖p) itself is infinite
 while any probability lies outside. The floor is what KL(p‖π) no learner gets below where the
-constraint has no structure: see `unseen_floor`.
+constraint has no structure, given what was sampled: see `unseen_floor`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,21 @@ import hashlib
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from klvi.config.compose import composer, to_config
+from klvi.contexts import Context
 from klvi.evaluation.enumeration import ExactEvaluator
+from klvi.policy.policy import Policy
+from klvi.randomness import Randomness
 from klvi.runs.assembly import assemble_evaluator, assemble_loop
 from klvi.runs.schema import TrainConfig
+from klvi.samplers.base import Sampler
+from klvi.samples import Draw
+from klvi.targets.base import Target
 from klvi.training.loop import Loop
 
 BOUND, NEAR, EVERY = 0.006, 0.02, 10
@@ -78,6 +86,7 @@ class Result:
     forward: float
     outside: float
     inside: float
+    floor: float
     seconds: float | None
     updates: int | None
 
@@ -99,18 +108,32 @@ def base_rate(exact: ExactEvaluator) -> float:
     return float(exact.log_targets(0)[0].exp().sum())
 
 
-def unseen_floor(exact: ExactEvaluator, draws: int) -> float:
-    """Nats of KL(p‖π) that sequences cost which none of `draws` samples shows.
+@dataclass
+class Watched(Sampler):
+    """A proposal whose texts are kept; on the enumerable prior each stands for one sequence."""
 
-    Half of them are the prior's, half p's: more than training has, whose policy is p at the end
-    only. Where nothing but the sequence itself tells whether it meets the constraint, one that was
-    never seen meets it with the base rate's probability, and the best guess of p there is too low
-    by that factor.
+    proposal: Sampler
+    texts: set[str] = field(default_factory=set)
+
+    def sample(
+        self, policy: Policy, target: Target, contexts: Sequence[Context], randomness: Randomness
+    ) -> Draw:
+        draw = self.proposal.sample(policy, target, contexts, randomness)
+        self.texts.update(draw.samples.texts)
+        return draw
+
+
+def unseen_floor(exact: ExactEvaluator, seen: set[str]) -> float:
+    """Nats of KL(p‖π) that the sequences cost which training has not seen.
+
+    Where nothing but the sequence itself tells whether it meets the constraint, one that was never
+    drawn meets it with the base rate's probability: the best guess of p there is too low by that
+    factor.
     """
     log_target = exact.log_targets(0)[0]
-    prior, target = log_target.exp(), (log_target - log_target.logsumexp(0)).exp()
-    unseen = (target * (-(prior + target) * draws / 2).exp()).sum()
-    return float(unseen) * -math.log(base_rate(exact))
+    unseen = torch.tensor([text not in seen for text in exact.scored(0).texts])
+    mass = (log_target - log_target.logsumexp(0)).exp()[unseen].sum()
+    return float(mass) * -math.log(base_rate(exact))
 
 
 def divergences(exact: ExactEvaluator) -> tuple[float, float, float]:
@@ -129,6 +152,8 @@ def divergences(exact: ExactEvaluator) -> tuple[float, float, float]:
 def trained(loop: Loop, exact: ExactEvaluator) -> Result:
     """Train to the end, with exact values every few updates."""
     near: tuple[float, int] | None = None
+    watched = Watched(loop.proposal)
+    loop.proposal = watched
     values = divergences(exact)
     while loop.update < loop.settings.updates:
         loop.step()
@@ -136,18 +161,19 @@ def trained(loop: Loop, exact: ExactEvaluator) -> Result:
             values = divergences(exact)
             if near is None and values[0] <= NEAR:
                 near = loop.seconds, loop.update
-    return Result(*values, *(near or (None, None)))
+    return Result(*values, unseen_floor(exact, watched.texts), *(near or (None, None)))
 
 
-def row(name: str, facts: Sequence[float], proposal: str, results: Sequence[Result]) -> str:
-    """A line of the table, of a constraint with this base rate and floor, over seeds."""
+def row(name: str, rate: float, proposal: str, results: Sequence[Result]) -> str:
+    """A line of the table; ranges are over seeds."""
     forward = [result.forward for result in results]
     times = [f"{r.seconds:.1f} ({r.updates})" if r.seconds else "—" for r in results]
     cells = [
         name,
-        *(f"{fact:.3f}" for fact in facts),
+        f"{rate:.3f}",
         proposal,
         ", ".join(f"{value:.4f}" for value in forward),
+        ", ".join(f"{result.floor:.4f}" for result in results),
         f"{max(result.outside for result in results):.4f}",
         f"{max(result.inside for result in results):.4f}",
         ", ".join(times),
@@ -167,7 +193,7 @@ def main() -> None:
     options = parser.parse_args()
     sizes = [f"updates={options.updates}", f"batch_size={options.batch_size}"]
     print(
-        "| constraint | base rate | floor | proposal | KL(p‖π) | outside of p, largest "
+        "| constraint | base rate | proposal | KL(p‖π) | floor | outside of p, largest "
         "| KL(π‖p) inside, largest | seconds (updates) to 0.02 | all ≤ 0.006 |"
     )
     print("|" + "---|" * 9)
@@ -178,11 +204,10 @@ def main() -> None:
                 overrides = [*sizes, *options.overrides, f"seed={seed}", *keys]
                 loop, exact = assembled(name, overrides)
                 rate = base_rate(exact)
-                floor = unseen_floor(exact, options.updates * options.batch_size)
                 assert BASE_RATES[0] <= rate <= BASE_RATES[1], f"{name}: {rate:.3g}"
                 results[proposal].append(trained(loop, exact))
         for proposal, found in results.items():
-            print(row(name, (rate, floor), proposal, found), flush=True)
+            print(row(name, rate, proposal, found), flush=True)
 
 
 if __name__ == "__main__":
