@@ -17,7 +17,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Mapping
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, distributions, entry_points
 from typing import TYPE_CHECKING, Any, get_args
 
 from klvi.terminal import tell
@@ -52,6 +52,30 @@ def plugins(group: str) -> Iterator[tuple[EntryPoint, Any]]:
             yield point, point.load()
         except Exception as error:  # of somebody else's package, which klvi can do without
             _warn(point, f"{type(error).__name__}: {error}")
+
+
+@cache
+def conf_folders() -> tuple[str, ...]:
+    """The folders of YAML files that installed packages provide."""
+    folders: list[str] = []
+    for point, package in plugins(CONF):
+        # Of a namespace package, as a folder without __init__.py is, there may be several.
+        places = getattr(package, "__path__", None)
+        if places is None:
+            _warn(point, "it is no package, whose folder could hold YAML files")
+        else:
+            folders += map(str, places)
+    return tuple(folders)
+
+
+@cache
+def packages() -> Mapping[str, str]:
+    """The installed packages that add anything to klvi, with their versions."""
+    found: dict[str, str] = {}
+    for package in distributions():
+        if any(point.group.startswith("klvi.") for point in package.entry_points):
+            found.setdefault(package.name, package.version)
+    return found
 
 
 def name_of(section: type[Choice]) -> str:

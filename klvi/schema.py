@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Union
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -40,6 +41,24 @@ class Need:
     group: str
     capability: str
     why: str
+
+
+@dataclass(frozen=True)
+class Names:
+    """Beside a field, or of a group: what it names lies outside of the configuration.
+
+    A run that another made may name it only where its user trusts the run: see `named_in`.
+
+    Attributes:
+        what: it is, in the words of an error; `{path}` is that key of the same section.
+        kind: data is read, where there is any on this machine; code is run; a service is given
+            results.
+        beside: keys of the same section that say more closely what is used.
+    """
+
+    what: str
+    kind: Literal["data", "code", "service"] = "data"
+    beside: tuple[str, ...] = ()
 
 
 class Section(BaseModel):
@@ -74,12 +93,14 @@ class Choice(Section):
         builds: what a section describes, as `module:name`; it is called with the section's fields.
         needs: what the choices of other groups must provide.
         provides: capabilities that choices of other groups may need.
+        names: what choosing the member names, whatever its keys are.
     """
 
     group_name: ClassVar[str]
     builds: ClassVar[str]
     needs: ClassVar[tuple[Need, ...]] = ()
     provides: ClassVar[frozenset[str]] = frozenset()
+    names: ClassVar[Names | None] = None
     name: str
 
     @classmethod
@@ -145,7 +166,14 @@ def _anchored(value: str) -> str:
     return os.path.abspath(path) if os.path.exists(path) else path
 
 
-Source = Annotated[Text, AfterValidator(_anchored)]
+# A file or folder, or a hub's id, that is read.
+Source = Annotated[Text, AfterValidator(_anchored), Names("a file or folder")]
+# Python that is run, as FILE.py:NAME.
+Code = Annotated[Text, AfterValidator(_anchored), Names("code", "code")]
+# Leave to run what lies in the section's `path`.
+RemoteCode = Annotated[
+    bool, Names("leave to run the code of {path}", "code", beside=("path", "revision"))
+]
 
 
 def _device(value: str) -> str:
@@ -171,3 +199,134 @@ RunName = Annotated[
     AfterValidator(_inside),
     InWords("the name of a folder under runs/"),
 ]
+
+
+@dataclass(frozen=True)
+class Named:
+    """What a configuration names outside of itself.
+
+    Attributes:
+        keys: of the value, from the outermost section.
+        section: that holds it, as it is in the configuration.
+    """
+
+    keys: tuple[str, ...]
+    value: Any
+    section: Mapping[str, Any]
+    names: Names
+
+
+def named_in(
+    section: type[BaseModel], raw: Mapping[str, Any], keys: tuple[str, ...] = ()
+) -> Iterator[Named]:
+    """All that a raw configuration names by marked fields of the choices it made, at any depth."""
+    whole: Names | None = getattr(section, "names", None)
+    if whole is not None:
+        beside = tuple(key for key in raw if key != "name")
+        yield Named((*keys, "name"), raw.get("name"), raw, replace(whole, beside=beside))
+    for key, field in section.model_fields.items():
+        marked = (field.annotation, *field.metadata)
+        yield from _named(field.annotation, _mark(marked), raw.get(key), raw, (*keys, key))
+
+
+def _named(
+    annotation: Any,
+    mark: Names | None,
+    value: Any,
+    section: Mapping[str, Any],
+    keys: tuple[str, ...],
+) -> Iterator[Named]:
+    if isinstance(value, Mapping):
+        chosen = section_of(annotation, value)
+        if chosen is not None:
+            yield from named_in(chosen, value, keys)
+            return
+        for key, below in value.items():
+            yield from _named(named_sections(annotation), mark, below, section, (*keys, key))
+    elif isinstance(value, list):
+        for place, below in enumerate(value):
+            yield from _named(_element(annotation, list), mark, below, section, (*keys, str(place)))
+    elif mark is not None and value is not None and value is not False:
+        yield Named(keys, value, section, mark)
+
+
+def _mark(annotation: Any) -> Names | None:
+    """The mark of a field, wherever it stands in its type."""
+    if isinstance(annotation, Names):
+        return annotation
+    parts = annotation if isinstance(annotation, tuple) else get_args(annotation)
+    return next(filter(None, map(_mark, parts)), None)
+
+
+def unknown_choices(
+    section: type[BaseModel], raw: Mapping[str, Any], prefix: str = ""
+) -> Iterator[str]:
+    """The choices of a raw configuration, as `group=name`, of which no package has the section."""
+    for key, field in section.model_fields.items():
+        yield from _unknown(field.annotation, raw.get(key), f"{prefix}{key}")
+
+
+def _unknown(annotation: Any, value: Any, key: str) -> Iterator[str]:
+    if not isinstance(value, Mapping):
+        return
+    chosen, named = section_of(annotation, value), named_sections(annotation)
+    if chosen is not None:
+        yield from unknown_choices(chosen, value, f"{key}.")
+    elif sections_of(annotation):
+        yield f"{key}={value.get('name')}"
+    elif named is not None:
+        for name, below in value.items():
+            yield from _unknown(named, below, f"{key}.{name}")
+
+
+def named_sections(annotation: Any) -> Any | None:
+    """The type of the sections that the user names, for a `dict[str, …]`; else None."""
+    return _element(annotation, Mapping)
+
+
+def _element(annotation: Any, kind: type) -> Any | None:
+    """The type of what is in a mapping or a list, where the annotation is, or may be, one."""
+    annotation = _bare(annotation)
+    origin = get_origin(annotation)
+    if isinstance(origin, type) and issubclass(origin, kind):
+        return get_args(annotation)[-1]
+    parts = get_args(annotation) if is_union(annotation) else ()
+    return next((found for part in parts if (found := _element(part, kind)) is not None), None)
+
+
+def section_of(annotation: Any, raw: object) -> type[BaseModel] | None:
+    """The section that `raw` is, told by its `name` where there are several; None for a value."""
+    sections = sections_of(annotation)
+    if len(sections) == 1:
+        return sections[0]
+    name = raw.get("name") if isinstance(raw, Mapping) else None
+    named = [section for section in sections if name in names_of(section)]
+    free = [section for section in sections if not names_of(section)]
+    return next(iter(named + free), None)
+
+
+def sections_of(annotation: Any) -> list[type[BaseModel]]:
+    """The sections among which a group chooses; empty where the annotation is a value's."""
+    annotation = _bare(annotation)
+    if isinstance(annotation, type) and issubclass(annotation, Choice):
+        return list(annotation.members()) if Choice in annotation.__bases__ else [annotation]
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if is_union(annotation):
+        return [section for part in get_args(annotation) for section in sections_of(part)]
+    return []
+
+
+def names_of(section: type[BaseModel]) -> tuple[str, ...]:
+    """The values that a section's `name` may have; empty where any text will do."""
+    field = section.model_fields.get("name")
+    return get_args(field.annotation) if field and get_origin(field.annotation) is Literal else ()
+
+
+def is_union(annotation: Any) -> bool:
+    """Whether an annotation is one of several types."""
+    return get_origin(annotation) in (Union, types.UnionType)
+
+
+def _bare(annotation: Any) -> Any:
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from klvi.commands.context import Context
 from klvi.commands.schema import EnvConfig
+from klvi.registry import packages
 from klvi.terminal import put
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ PACKAGES = (
 def run(config: EnvConfig, context: Context) -> int:
     """Print a line per fact, and how far klvi's passes through the model are from plain ones."""
     for name, value in _facts():
-        put(f"{name:<14}{value}")
+        put(f"{name:<13} {value}")
     put()
     sys.stdout.flush()
     for line in _model_lines(config):
@@ -41,6 +42,7 @@ def _facts() -> Iterator[tuple[str, str]]:
             yield name, version(name)
         except PackageNotFoundError:
             yield name, "not installed"
+    yield from packages().items()
     import torch
 
     yield "processor", f"{platform.machine()}, {torch.get_num_threads()} threads"

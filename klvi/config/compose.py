@@ -27,13 +27,14 @@ from klvi.config.hydra_api import (
     read_with,
     register_resolver,
 )
-from klvi.config.keys import keys, missing, named_sections, section_of, sections_of
+from klvi.config.keys import keys, missing
 from klvi.config.values import validate
 from klvi.errors import UserError
 from klvi.policy.schema import name_of_path
 from klvi.pretraining.schema import PretrainConfig
-from klvi.registry import CONF, plugins
+from klvi.registry import conf_folders
 from klvi.runs.schema import EvalConfig, SampleConfig, TrainConfig
+from klvi.schema import named_sections, section_of, sections_of
 from klvi.verification.schema import VerifyConfig
 
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
@@ -174,16 +175,8 @@ def _compose(composer: Composer, overrides: tuple[str, ...], mode: RunMode) -> D
 def set_folders(config_directory: str | None) -> None:
     """Let Hydra find klvi's YAML files, those of installed packages, and the user's."""
     read_with(_filled)
-    packages = [str(importlib.resources.files(package)) for package in _packages()]
-    further_folders(
-        *packages, *([] if config_directory is None else [str(Path(config_directory).absolute())])
-    )
-
-
-@cache
-def _packages() -> tuple[str, ...]:
-    """Installed packages that hold YAML files for klvi's groups."""
-    return tuple(str(package.__name__) for _, package in plugins(CONF))
+    own = [] if config_directory is None else [str(Path(config_directory).absolute())]
+    further_folders(*conf_folders(), *own)
 
 
 @contextlib.contextmanager

@@ -9,12 +9,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from klvi.config.keys import section_of, spelled
+from klvi.config.keys import spelled
 from klvi.config.reward_rules import Values, broken_reward_rules, missing_folder
 from klvi.engine.schema import VLLM_NEEDS
 from klvi.evaluation.plan import SAMPLES, SAMPLES_PER_PROMPT
 from klvi.evaluation.schema import MAX_LENGTH, MAX_SEQUENCES
-from klvi.schema import Choice
+from klvi.schema import Choice, section_of
 
 # What a chat template is given with the messages, and how it is run.
 CHAT_OF_KLVI = {

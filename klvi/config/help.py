@@ -15,7 +15,8 @@ from pydantic import BaseModel
 
 from klvi.config.compose import SCHEMAS
 from klvi.config.hydra_api import register_resolver
-from klvi.config.keys import is_key, section_of, spelled
+from klvi.config.keys import is_key, spelled
+from klvi.schema import section_of
 
 WIDTH, COLUMN = 98, 24
 

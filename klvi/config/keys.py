@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import annotated_types
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from klvi.schema import Choice, InWords, Remedy
+from klvi.schema import (
+    InWords,
+    Remedy,
+    is_union,
+    named_sections,
+    names_of,
+    section_of,
+    sections_of,
+)
 from klvi.spelling import suggestion
 
 Raw = Mapping[str, Any]
@@ -76,12 +83,6 @@ def is_key(schema: type[BaseModel], raw: Raw, key: str) -> bool:
     return True
 
 
-def named_sections(annotation: Any) -> Any | None:
-    """The type of the sections that the user names, for a `dict[str, …]`; else None."""
-    annotation = _bare(annotation)
-    return get_args(annotation)[1] if get_origin(annotation) is dict else None
-
-
 def free_keys(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """The keys under which the user names values, such as `prompts.chat`, in any choice."""
     for name, field in schema.model_fields.items():
@@ -90,35 +91,6 @@ def free_keys(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{name}"
         for section in sections_of(field.annotation):
             yield from free_keys(section, f"{prefix}{name}.")
-
-
-def section_of(annotation: Any, raw: object) -> type[BaseModel] | None:
-    """The section that `raw` is, told by its `name` where there are several; None for a value."""
-    sections = sections_of(annotation)
-    if len(sections) == 1:
-        return sections[0]
-    name = raw.get("name") if isinstance(raw, Mapping) else None
-    named = [section for section in sections if name in names_of(section)]
-    free = [section for section in sections if not names_of(section)]
-    return next(iter(named + free), None)
-
-
-def sections_of(annotation: Any) -> list[type[BaseModel]]:
-    """The sections among which a group chooses; empty where the annotation is a value's."""
-    annotation = _bare(annotation)
-    if isinstance(annotation, type) and issubclass(annotation, Choice):
-        return list(annotation.members()) if Choice in annotation.__bases__ else [annotation]
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    if _is_union(annotation):
-        return [section for part in get_args(annotation) for section in sections_of(part)]
-    return []
-
-
-def names_of(section: type[BaseModel]) -> tuple[str, ...]:
-    """The values that a section's `name` may have; empty where any text will do."""
-    field = section.model_fields.get("name")
-    return get_args(field.annotation) if field and get_origin(field.annotation) is Literal else ()
 
 
 def described(field: FieldInfo | None) -> str:
@@ -137,7 +109,7 @@ def _described(annotation: Any, metadata: Iterable[object]) -> list[str]:
         inner, *more = get_args(annotation)
         more = [m for item in more for m in (item.metadata if _is_field(item) else [item])]
         return _described(inner, metadata + more)
-    if _is_union(annotation):
+    if is_union(annotation):
         return [words for part in get_args(annotation) for words in _described(part, metadata)]
     if get_origin(annotation) is Literal:
         return ["one of " + ", ".join(map(str, get_args(annotation)))]
@@ -174,14 +146,6 @@ def _range(metadata: Iterable[object]) -> str:
 
 def _number(bound: object) -> str:
     return f"{bound:,}" if isinstance(bound, int) else str(bound)
-
-
-def _bare(annotation: Any) -> Any:
-    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
-
-
-def _is_union(annotation: Any) -> bool:
-    return get_origin(annotation) in (Union, types.UnionType)
 
 
 def _is_field(item: object) -> bool:

@@ -33,13 +33,14 @@ from klvi.config.compose import (
     plain,
     problems_of,
 )
-from klvi.config.keys import is_key, keys, names_of, sections_of, spelled, unknown_key
+from klvi.config.keys import is_key, keys, spelled, unknown_key
 from klvi.config.stored_run import kept_of_run, store_primary
 from klvi.config.trust import untrusted
 from klvi.errors import UserError
 from klvi.quoting import resolved
 from klvi.runs.folder import folder_problem, sweep_problem
 from klvi.runs.trust import changed_code
+from klvi.schema import names_of, sections_of
 from klvi.spelling import suggestion
 
 MAX_JOBS = 100

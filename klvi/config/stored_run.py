@@ -13,12 +13,14 @@ from omegaconf import OmegaConf
 from klvi.config.compose import CONF_DIRECTORY, SCHEMAS, with_defaults
 from klvi.config.consistency import run_folder_problem
 from klvi.config.hydra_api import store_config
-from klvi.config.keys import RENAMED, section_of
+from klvi.config.keys import RENAMED
 from klvi.config.values import validate
 from klvi.errors import UserError
-from klvi.files import disk_problem, foreign_entry, names_in, naming, read_json
+from klvi.files import MANIFEST, disk_problem, foreign_entry, names_in, naming, read_json
+from klvi.runs.manifest import other_packages
 from klvi.runs.schema import TrainConfig
 from klvi.runs.stored import escaped, read_config
+from klvi.schema import section_of, unknown_choices
 
 
 def store_primary(command: str, run: str, chosen: Set[str]) -> str:
@@ -70,10 +72,28 @@ def run_config(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"run={folder}: its config.yaml is broken: {error}") from error
     stored = migrated(stored)
+    gone = _gone(folder, stored)
+    if gone:
+        raise UserError(f"run={folder}: {gone}")
     wrong = validate(TrainConfig, stored).problems
     if wrong:
         raise UserError(*(f"run={folder}: its config.yaml: {problem}" for problem in wrong))
     return stored
+
+
+def _gone(folder: Path, stored: Mapping[str, Any]) -> str | None:
+    """What a run chose, and the remedy, where packages are gone that provided it."""
+    unknown = list(unknown_choices(TrainConfig, stored))
+    try:
+        others = other_packages(read_json(folder / MANIFEST)) if unknown else {}
+    except (OSError, ValueError):
+        return None
+    if not others:
+        return None
+    made = " and ".join(f"{name} {version}" for name, version in others.items())
+    return (
+        f"nothing installed has {' and '.join(unknown)}; the run was made with {made}: install it"
+    )
 
 
 def migrated(stored: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,13 +14,10 @@ from klvi.config.keys import (
     described,
     keys,
     missing,
-    named_sections,
-    names_of,
-    section_of,
-    sections_of,
     spelled,
     unknown_key,
 )
+from klvi.schema import named_sections, names_of, section_of, sections_of
 from klvi.spelling import suggestion
 
 C = TypeVar("C", bound=BaseModel)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from klvi.schema import Section, Size, Source, Text
+from klvi.schema import RemoteCode, Section, Size, Source, Text
 
 MAX_NAME = 60
 
@@ -25,7 +25,7 @@ class ModelConfig(Section):
     """token before a text without a prompt; null: the tokenizer's own"""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
     """null: float32 on a CPU, the checkpoint's own on a GPU"""
-    trust_remote_code: bool = False
+    trust_remote_code: RemoteCode = False
     """whether to run code that comes with the checkpoint"""
 
 

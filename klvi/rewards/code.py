@@ -23,27 +23,30 @@ from importlib.machinery import SOURCE_SUFFIXES, PathFinder
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
+from klvi.schema import Named, named_in
+
 IMPORTERS = {"import_module", "__import__"}
 LOADED = (".py", "config.json")  # ends of the names of files that say what is run of a model
 
 
-def code_files(values: Any) -> Iterator[Path]:
+def code_files(schema: type[BaseModel], values: Mapping[str, Any]) -> Iterator[Path]:
     """The files of all code that a configuration names, at any depth; some may come twice."""
-    if not isinstance(values, Mapping):
+    for named in named_in(schema, values):
+        yield from code_of(named)
+
+
+def code_of(named: Named) -> Iterator[Path]:
+    """The files of the code that is named; none where it is no code."""
+    if named.names.kind != "code":
         return
-    yield from code_of(values)
-    for below in values.values():
-        yield from code_files(below)
-
-
-def code_of(section: Mapping[str, Any]) -> Iterator[Path]:
-    """The files of the code that one section names itself."""
-    function, path = section.get("function"), section.get("path")
-    if section.get("name") == "python" and isinstance(function, str):
-        file = _absolute(function.rpartition(":")[0])
+    path = named.section.get("path")
+    if isinstance(named.value, str):
+        file = _absolute(named.value.rpartition(":")[0])
         yield file
         yield from imported(file)
-    if section.get("trust_remote_code") is True and isinstance(path, str):
+    elif named.value is True and isinstance(path, str):
         yield from _model_code(_absolute(path))
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from klvi.schema import Choice, Remedy, Section, Size, Source, Text
+from klvi.schema import Choice, Code, Remedy, RemoteCode, Section, Size, Source, Text
 
 
 class RewardSection(Choice):
@@ -82,7 +82,7 @@ class ClassifierReward(RewardSection):
     """null: the run's"""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
     """null: float32 on a CPU, the checkpoint's own on a GPU"""
-    trust_remote_code: bool = False
+    trust_remote_code: RemoteCode = False
     """whether to run code that comes with the checkpoint"""
 
 
@@ -91,7 +91,7 @@ class PythonReward(RewardSection):
 
     builds = "klvi.rewards.python:PythonFunction.load"
     name: Literal["python"]
-    function: Annotated[Source, Remedy("{key}=FILE.py:NAME")]
+    function: Annotated[Code, Remedy("{key}=FILE.py:NAME")]
     """score(texts, prompts) -> list[float]"""
 
 

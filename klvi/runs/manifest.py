@@ -16,9 +16,12 @@ from typing import Any
 
 from klvi.errors import described
 from klvi.files import CONFIG, MANIFEST, digest, kind_of, naming, read_json, read_text, write_whole
+from klvi.registry import packages
 from klvi.rewards.code import code_files
+from klvi.runs.schema import TrainConfig
 from klvi.runs.source import checkout
 from klvi.runs.trust import signature
+from klvi.schema import named_in
 
 PACKAGES = ("klvi", "torch", "transformers", "trl", "peft", "accelerate", "hydra-core")
 END = 1 << 16  # bytes at either end of a file in a folder that are looked at
@@ -47,7 +50,7 @@ def write_manifest(
     Raises RunError where code that the configuration names cannot be read, or the disk refuses it.
     """
     code = {}
-    for path in dict.fromkeys(code_files(values)):
+    for path in dict.fromkeys(code_files(TrainConfig, values)):
         with naming(path):
             code[str(path)] = digest(path)
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -58,6 +61,7 @@ def write_manifest(
         history = [*history, again | {"versions": facts.get("versions")}]
     manifest = {
         **facts,
+        "packages": packages(),
         "klvi": checkout(),
         "command": sys.argv,
         "started": now if resumed is None else started or now,
@@ -71,8 +75,9 @@ def write_manifest(
 
 
 def versions() -> dict[str, str]:
-    """Python and the packages on which the numbers depend."""
-    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+    """Python and the packages on which the numbers depend, those that add to klvi included."""
+    known = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+    return {**known, **packages()}
 
 
 def _history(folder: Path) -> tuple[str | None, list[Any]]:
@@ -107,15 +112,24 @@ def changes(folder: Path, values: Mapping[str, Any], now: str) -> list[str]:
         lines.append(f"klvi's version, which {MANIFEST} does not tell, may be another")
     elif before != now:
         lines.append(f"klvi was {before}, and is {now}")
+    for name, recorded in other_packages(manifest).items():
+        found = packages().get(name)
+        lines.append(f"{name} was {recorded}, and is {found or 'not installed'}")
     if hashlib.sha256(text.encode()).hexdigest() != manifest.get("config"):
         lines.append("its config.yaml is another")
     code = _mapping(manifest, "code")
-    for path in dict.fromkeys([*code, *map(str, code_files(values))]):
+    for path in dict.fromkeys([*code, *map(str, code_files(TrainConfig, values))]):
         lines += _change(f"code {path}", identity(Path(path)), code.get(path))
     known_files = _mapping(manifest, "files")
     for key, file in named_files(values):
         lines += _change(f"{key}={file}", identity(file), known_files.get(key))
     return lines
+
+
+def other_packages(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """The packages that added to klvi when a run was made, and are not here in that version."""
+    recorded = _mapping(manifest, "packages")
+    return {name: str(was) for name, was in recorded.items() if was != packages().get(name)}
 
 
 def _mapping(manifest: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -154,12 +168,8 @@ def identity(path: Path) -> str | None:
         return None
 
 
-def named_files(values: Any, prefix: str = "") -> Iterator[tuple[str, Path]]:
-    """The existing files and folders that a configuration names by a `path`, with their keys."""
-    if not isinstance(values, Mapping):
-        return
-    path = values.get("path")
-    if isinstance(path, str) and os.path.isabs(path):
-        yield f"{prefix}path", Path(path)
-    for key, below in values.items():
-        yield from named_files(below, f"{prefix}{key}.")
+def named_files(values: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
+    """The files and folders on this machine that a configuration names as data, with their keys."""
+    for named in named_in(TrainConfig, values):
+        if named.names.kind == "data" and os.path.isabs(str(named.value)):
+            yield ".".join(named.keys), Path(named.value)

@@ -35,6 +35,7 @@ from klvi.files import (
     read_text,
 )
 from klvi.rewards.code import code_files
+from klvi.runs.schema import TrainConfig
 from klvi.runs.stored import MAX_CONFIG_BYTES, read_config
 from klvi.terminal import tell
 
@@ -76,7 +77,7 @@ def changed_code(folder: Path) -> tuple[str, ...] | None:
     # Only what this user signed says which files are read.
     if not hmac.compare_digest(_signed(secret, config_text, code).encode(), _bytes(given)):
         return None
-    paths = dict.fromkeys([*code, *map(str, code_files(values))])
+    paths = dict.fromkeys([*code, *map(str, code_files(TrainConfig, values))])
     return tuple(path for path in paths if not _unchanged(path, code.get(path)))
 
 

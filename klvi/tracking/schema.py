@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from klvi.schema import Choice, Text
+from klvi.schema import Choice, Names, Text
 
 
 class TrackingSection(Choice):
     """Where records go beside the console and the run's folder."""
 
     group_name = "tracking"
+    names: ClassVar[Names | None] = Names("tracking", "service")
 
 
 class NoTracking(TrackingSection):
     """The console and the run's folder alone."""
 
+    names: ClassVar[Names | None] = None
     name: Literal["none"]
 
 

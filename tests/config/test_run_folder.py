@@ -231,7 +231,7 @@ def foreign(tmp_path: Path) -> Path:
     return folder
 
 
-MODEL = ["model.trust_remote_code=true", "model.path="]
+MODEL = ["model.path=", "model.trust_remote_code=true"]
 REWARD = [
     *("reward.terms.a.reward.path=", "reward.terms.b.c.reward.terms.c.reward.function="),
     "reward.terms.b.c.reward.terms.d.reward.trust_remote_code=true",
@@ -249,14 +249,14 @@ def problems(command: str, *words: str) -> tuple[str, ...]:
 @pytest.mark.parametrize(
     ("command", "words", "named"),
     [
-        ("eval", [], [*MODEL, "prompts.path=", *REWARD]),
-        ("sample", [], [*MODEL, "prompts.path=", *REWARD]),
+        ("eval", [], [*MODEL, *REWARD, "prompts.path="]),
+        ("sample", [], [*MODEL, *REWARD, "prompts.path="]),
         ("sample", ["reward=length", "prompts=none"], MODEL),
         ("eval", ["reward=length", "prompts.path=words"], MODEL),
         ("export", ["out=o"], MODEL),
         ("export", ["out=o", "model.trust_remote_code=false"], ["model.path="]),
-        ("resume", [], [*MODEL, "prompts.path=", *REWARD, "tracking=wandb"]),
-        ("eval", ["reward.terms.a.reward.path=words"], [*MODEL, "prompts.path=", *REWARD[1:]]),
+        ("resume", [], [*MODEL, *REWARD, "prompts.path=", "tracking=wandb"]),
+        ("eval", ["reward.terms.a.reward.path=words"], [*MODEL, *REWARD[1:], "prompts.path="]),
     ],
 )
 def test_what_another_run_names_is_not_used(

@@ -12,6 +12,7 @@ import pytest
 
 from klvi.rewards.code import code_files, imported
 from klvi.rewards.python import PythonFunction
+from klvi.runs.schema import TrainConfig
 
 REWARD = """
 import json, os.path, torch, klvi.contexts, absent
@@ -87,7 +88,7 @@ def test_neighbours_of_a_link_lie_where_it_leads(folder: Path, tmp_path: Path) -
     link = tmp_path / "link.py"
     link.symlink_to(folder / "top.py")
     values = {"reward": {"name": "python", "function": f"{link}:f"}}
-    assert set(code_files(values)) == {link, *(folder / f for f in USED)}
+    assert set(code_files(TrainConfig, values)) == {link, *(folder / f for f in USED)}
 
 
 @pytest.mark.parametrize(
@@ -105,7 +106,10 @@ def test_odd_sources_import_nothing(source: str, tmp_path: Path) -> None:
 
 def trusted(folder: Path, path: Path) -> set[str]:
     judge = {"name": "classifier", "path": str(path), "trust_remote_code": True}
-    return below(folder, code_files({"reward": {"terms": {"a": {"reward": judge}}}}))
+    return below(
+        folder,
+        code_files(TrainConfig, {"reward": {"name": "sum", "terms": {"a": {"reward": judge}}}}),
+    )
 
 
 @pytest.fixture
@@ -127,7 +131,7 @@ def test_a_model_brings_code_along(model: Path) -> None:
     assert trusted(model, model / "base") == BASE
     assert trusted(model, model / "adapter") == BASE | {"adapter/adapter_config.json"}
     values = {"model": {"path": str(model / "base"), "trust_remote_code": False}}
-    assert list(code_files(values)) == []
+    assert list(code_files(TrainConfig, values)) == []
 
 
 @pytest.mark.parametrize(
@@ -159,5 +163,5 @@ def test_odd_places_hold_no_code(
     os.mkfifo(tmp_path / "fifo")
     model = {"path": path, "trust_remote_code": True}
     reward = {"name": "python", "function": f"{path}:f"}
-    found = list(code_files({"model": model, "reward": reward}))
+    found = list(code_files(TrainConfig, {"model": model, "reward": reward}))
     assert found == [Path(path).absolute()]  # which is found to be gone

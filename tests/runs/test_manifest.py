@@ -28,7 +28,7 @@ def values(tmp_path: Path) -> dict[str, Any]:
     term = {"name": "python", "function": f"{tmp_path / 'reward.py'}:score"}
     return {
         "model": {"path": str(tmp_path / "prior")},
-        "prompts": {"path": str(tmp_path / "prompts.txt")},
+        "prompts": {"name": "file", "path": str(tmp_path / "prompts.txt")},
         "reward": {"name": "sum", "terms": {"mine": {"reward": term}}},
     }
 
