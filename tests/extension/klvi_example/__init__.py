@@ -1,0 +1,1 @@
+"""A target, a sampler, a proposal and a metric for klvi."""

@@ -1,0 +1,1 @@
+"""YAML files: a folder per config group, a file per choice."""
