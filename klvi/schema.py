@@ -93,14 +93,14 @@ class Choice(Section):
         builds: what a section describes, as `module:name`; it is called with the section's fields.
         needs: what the choices of other groups must provide.
         provides: capabilities that choices of other groups may need.
-        names: what choosing the member names, whatever its keys are.
+        reaches: what choosing the member names, whatever its keys are.
     """
 
     group_name: ClassVar[str]
     builds: ClassVar[str]
     needs: ClassVar[tuple[Need, ...]] = ()
     provides: ClassVar[frozenset[str]] = frozenset()
-    names: ClassVar[Names | None] = None
+    reaches: ClassVar[Names | None] = None
     name: str
 
     @classmethod
@@ -220,7 +220,7 @@ def named_in(
     section: type[BaseModel], raw: Mapping[str, Any], keys: tuple[str, ...] = ()
 ) -> Iterator[Named]:
     """All that a raw configuration names by marked fields of the choices it made, at any depth."""
-    whole: Names | None = getattr(section, "names", None)
+    whole: Names | None = getattr(section, "reaches", None)
     if whole is not None:
         beside = tuple(key for key in raw if key != "name")
         yield Named((*keys, "name"), raw.get("name"), raw, replace(whole, beside=beside))

@@ -91,9 +91,8 @@ def _gone(folder: Path, stored: Mapping[str, Any]) -> str | None:
     if not others:
         return None
     made = " and ".join(f"{name} {version}" for name, version in others.items())
-    return (
-        f"nothing installed has {' and '.join(unknown)}; the run was made with {made}: install it"
-    )
+    lacking = f"no installed package has {' and '.join(unknown)}"
+    return f"{lacking}; install {made}, with which the run was made"
 
 
 def migrated(stored: Mapping[str, Any]) -> dict[str, Any]:

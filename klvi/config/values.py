@@ -53,10 +53,13 @@ def _dotted(schema: type[BaseModel], raw: object, location: Sequence[int | str])
         named = named_sections(annotation)
         if named is not None:
             annotation = named
-        elif section is not None and item in section.model_fields:
-            annotation = section.model_fields[str(item)].annotation
-        elif section is None or item in _tags(annotation, section):
+        elif section is None:
             continue
+        elif item in _tags(annotation, section):  # a key of the section may have its name
+            annotation = section
+            continue
+        elif item in section.model_fields:
+            annotation = section.model_fields[str(item)].annotation
         parts.append(str(item))
         raw = raw.get(item) if isinstance(raw, Mapping) else None
     return ".".join(parts)
@@ -83,6 +86,8 @@ def _problem(schema: type[BaseModel], raw: Raw, key: str, item: Mapping[str, Any
         name = item["ctx"].get("tag")
         near = suggestion(str(name), names) if name is not None else ""
         return f"{key}.name={spelled(name)}: must be one of {', '.join(names)}{near}"
+    if item["type"] == "value_error" and field is not None and sections_of(field.annotation):
+        return f"{key}: {item['ctx']['error']}"  # what the section says of its keys together
     if field is None:
         return f"{key}={spelled(item['input'])}: must be a section"
     near = suggestion(item["input"], _choices(field)) if isinstance(item["input"], str) else ""

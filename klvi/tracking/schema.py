@@ -13,13 +13,13 @@ class TrackingSection(Choice):
     """Where records go beside the console and the run's folder."""
 
     group_name = "tracking"
-    names: ClassVar[Names | None] = Names("tracking", "service")
+    reaches: ClassVar[Names | None] = Names("tracking", "service")
 
 
 class NoTracking(TrackingSection):
     """The console and the run's folder alone."""
 
-    names: ClassVar[Names | None] = None
+    reaches: ClassVar[Names | None] = None
     name: Literal["none"]
 
 

@@ -47,19 +47,9 @@ class Mean(Target):
     def wanted(
         cls, reward: Reward, beta: float, mean: float, texts: str | None, samples: int
     ) -> Mean:
-        """The target whose mean is that of the reward over the lines of a file, or is given.
-
-        Raises UserError where the file cannot be read, or has no lines.
-        """
-        if texts is not None:
-            try:
-                lines = Path(texts).read_text(encoding="utf-8").splitlines()
-            except (OSError, ValueError) as error:
-                raise UserError(f"target.texts={texts}: cannot be read ({error})") from error
-            if not lines:
-                raise UserError(f"target.texts={texts}: is empty; give a completion per line")
-            mean = score(reward, lines, unprompted(len(lines)), update=0).mean().item()
-        return cls(reward, beta, mean, samples)
+        """The target of a section: with `mean`, or the mean reward of a file of `texts`."""
+        wanted = mean if texts is None else mean_of_texts(reward, texts)
+        return cls(reward, beta, wanted, samples)
 
     @property
     def scorers(self) -> Mapping[str, Reward]:
@@ -107,6 +97,20 @@ class Mean(Target):
         if set(state) - {"tilt"} or not isinstance(tilt, float | None):
             raise ValueError(f"{state} is no state of target mean")
         return replace(self, tilt=tilt)
+
+
+def mean_of_texts(reward: Reward, path: str) -> float:
+    """The mean reward of completions, of no prompt, that are the lines of a file.
+
+    Raises UserError where the file cannot be read, or has no lines.
+    """
+    try:
+        texts = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"target.texts={path}: cannot be read ({error})") from error
+    if not texts:
+        raise UserError(f"target.texts={path}: is empty; give a completion per line")
+    return score(reward, texts, unprompted(len(texts)), update=0).mean().item()
 
 
 def mean_of_contexts(values: Tensor, log_weight: Tensor, context: Tensor) -> float:

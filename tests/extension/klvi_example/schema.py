@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from klvi.samplers.schema import ProposalSection, SamplerSection
-from klvi.schema import Remedy, Size, Source
+from klvi.schema import Size, Source
 from klvi.targets.schema import FINITE_POTENTIAL, TargetSection
 
 
@@ -17,10 +17,10 @@ class MeanTarget(TargetSection):
     builds = "klvi_example.mean:Mean.wanted"
     provides: ClassVar[frozenset[str]] = frozenset({FINITE_POTENTIAL})
     name: Literal["mean"]
-    mean: Annotated[float, Remedy("the wanted mean of the reward, as in {key}=0.5")]
+    mean: float = 0.5
     """wanted mean of the reward"""
     texts: Source | None = None
-    """file with a completion per line, whose mean reward is wanted in place of `mean`"""
+    """file with a completion per line, whose mean reward is wanted in place of mean"""
     samples: Annotated[Size, Field(ge=2)] = 4096
     """samples of the prior that the tilt is fitted to"""
 
