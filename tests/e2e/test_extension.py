@@ -218,6 +218,7 @@ def test_its_version_is_recorded(done: Done) -> None:
     assert "klvi-example  1.0\n" in done.printed[5]
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_bits(done: Done, workplace: Workplace) -> None:
     words = [*TRAIN, "updates=4", "reward.function=score.py:dies", "hydra.run.dir=killed"]
     assert workplace.klvi(*words).returncode == -signal.SIGKILL
@@ -326,26 +327,29 @@ def test_files_and_versions_that_are_others_are_told(
 
 
 @pytest.mark.parametrize(
-    ("entry", "code", "why"),
+    ("group", "entry", "code", "why"),
     [
         (
-            "mean = broken:Mean",
-            "import gone\n",
+            *("klvi.targets", "mean = broken:Mean", "import gone\n"),
             "ModuleNotFoundError: No module named 'gone'",
         ),
-        ("mean = broken:Mean", "Mean = dict\n", "it is no TargetSection"),
-        ("posterior = klvi.targets.schema:PosteriorTarget", "", "klvi has a target of that name"),
+        ("klvi.targets", "mean = broken:Mean", "Mean = dict\n", "it is no TargetSection"),
+        (
+            *("klvi.targets", "posterior = klvi.targets.schema:PosteriorTarget", ""),
+            "klvi has a target of that name",
+        ),
+        ("klvi.conf", "mine = broken", "", "it is no package, whose folder could hold YAML files"),
     ],
 )
 def test_a_broken_package_is_left_out(
-    entry: str, code: str, why: str, workplace: Workplace, tmp_path: Path
+    group: str, entry: str, code: str, why: str, workplace: Workplace, tmp_path: Path
 ) -> None:
     (tmp_path / "broken.py").write_text(code)
     info = tmp_path / "broken-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[klvi.targets]\n{entry}\n")
+    (info / "entry_points.txt").write_text(f"[{group}]\n{entry}\n")
     result = workplace.klvi("train", "--dry-run", PYTHONPATH=str(tmp_path))
-    warning = f"klvi: warning: klvi.targets: {entry} is left out: {why}\n"
+    warning = f"klvi: warning: {group}: {entry} is left out: {why}\n"
     assert (result.returncode, result.stderr) == (0, warning)
     assert result.stdout == "klvi train: no problem found; nothing was run\n"

@@ -1,1 +1,0 @@
-"""YAML files: a folder per config group, a file per choice."""
