@@ -154,7 +154,9 @@ def assemble_evaluator(config: ProblemConfig, *, adapted: bool) -> RunEvaluator:
     # transformers tells at a model's first pass which kernels it does without.
     with out_of_memory("loading"), quiet_transformers():
         check_policy(policy, contexts.contexts, config.max_new_tokens, fallback)
-    target = build_target(config.target, reward, config.beta)
+    target = build_target(config.target, reward, config.beta, device)
+    for scorer in target.scorers.values():
+        check_columns(scorer, loaded)
     evaluator = run_evaluator(config, policy, target, contexts, _notes(policy, loaded))
     if evaluator.enumeration is not None and not isinstance(config, SampleConfig):
         evaluator.enumeration.check_size()

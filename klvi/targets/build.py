@@ -8,7 +8,12 @@ from klvi.targets.base import Target
 from klvi.targets.schema import TargetSection
 
 
-def build_target(section: TargetSection, reward: Reward, beta: float) -> Target:
-    """The target that `section` describes, of `reward`, at temperature `beta`."""
-    target: Target = build(section, reward=reward, beta=beta)
+def build_target(
+    section: TargetSection, reward: Reward, beta: float, device: str = "cpu"
+) -> Target:
+    """The target that `section` describes, of `reward`, at temperature `beta`.
+
+    Models of rewards that it has beside `reward` are on `device` by default.
+    """
+    target: Target = build(section, reward=reward, beta=beta, run_device=device)
     return target

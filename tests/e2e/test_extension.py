@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -151,6 +152,17 @@ def read(file: Path) -> Any:
 
 def lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_the_readme_shows_the_package_as_it_is() -> None:
+    text = (SOURCE.parents[1] / "README.md").read_text(encoding="utf-8")
+    shown = text.partition("in a package of yours**")[2]
+    files = (SOURCE / "pyproject.toml", SOURCE / "klvi_example" / "schema.py")
+    known = {line.strip() for file in files for line in file.read_text("utf-8").splitlines()}
+    blocks = re.findall(r"```(?:toml|python)\n(.*?)```", shown, re.DOTALL)[:2]
+    code = {line.split("  #")[0].strip() for block in blocks for line in block.splitlines()}
+    assert "class MeanTarget(TargetSection):" in code
+    assert code <= known
 
 
 def test_all_commands_succeed_without_a_word(done: Done) -> None:

@@ -1,12 +1,14 @@
 """Targets against exact sums over a small space of completions (theory, sections 2 and 6)."""
 
 import math
+from typing import ClassVar, Literal
 
 import pytest
 import torch
 from support import LetterReward
 
 from klvi.contexts import contexts_of
+from klvi.rewards.schema import RewardSection
 from klvi.samples import Samples
 from klvi.targets import schema
 from klvi.targets.build import build_target
@@ -131,3 +133,27 @@ def test_built_from_the_configuration():
     )
     config = schema.ConstraintTarget(name="constraint", threshold=0.7)
     assert build_target(config, REWARD, 0.2) == Constraint(REWARD, 0.7, 0.2)
+
+
+class PlacedReward(RewardSection):
+    builds: ClassVar[str] = f"{__name__}:placed"
+    name: Literal["placed"]
+
+
+class FeatureTarget(schema.TargetSection):
+    builds: ClassVar[str] = f"{__name__}:featured"
+    name: Literal["feature"]
+    feature: PlacedReward
+
+
+def placed(run_device):
+    return run_device
+
+
+def featured(feature, reward, beta):
+    return feature, reward, beta
+
+
+def test_a_reward_of_a_target_is_on_the_runs_device():
+    section = FeatureTarget(name="feature", feature=PlacedReward(name="placed"))
+    assert build_target(section, REWARD, 0.2, "cuda:1") == ("cuda:1", REWARD, 0.2)

@@ -224,3 +224,17 @@ def test_a_target_without_a_state_leaves_no_file(
     newest = Checkpoints(tmp_path / "checkpoints").newest_whole()
     assert newest is not None
     assert torch.load(newest / "state.pt", weights_only=True)["target"] == {}
+
+
+def test_all_that_scores_for_a_target_is_told_of_the_columns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[int] = []
+
+    class Told(LetterReward):
+        def check_columns(self, contexts: list[Any]) -> None:
+            told.append(len(contexts))
+
+    monkeypatch.setattr(assembly, "build_target", lambda *_: Tilt(Told()))
+    assemble_evaluator(config_of(), adapted=False)
+    assert told == [1]
