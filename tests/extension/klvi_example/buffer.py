@@ -23,8 +23,8 @@ class Buffer(Sampler):
     """Of each rollout a `share`, by chance, is taken from the last `size` completions.
 
     A completion keeps the density of the policy that drew it, and has the log-probability of the
-    policy as it is now: the difference is its weight towards that. Neither model nor reward is
-    asked again for what the buffer knows.
+    policy as it is now: the difference is its weight towards that. It is neither decoded nor scored
+    by prior and reward again.
     """
 
     def __init__(self, ancestral: Ancestral, share: float = 0.5, size: int = 1024) -> None:

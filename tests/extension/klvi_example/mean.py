@@ -17,7 +17,7 @@ from klvi.rewards.scoring import score
 from klvi.samples import Samples
 from klvi.targets.base import Target, resolved
 
-STEPS = 200  # of the bisection, which then is at the limit of float64
+STEPS = 100  # of the bisection, which then is at the limit of float64
 WIDEST = 1e4  # nats between a tilt of 0 and the largest, over the range of the rewards
 
 
@@ -69,7 +69,7 @@ class Mean(Target):
         """With the tilt at which the samples, weighed towards p, have the wanted mean.
 
         The mean grows with the tilt, so that bisection finds it. Raises UserError where no tilt
-        gives it: p has no sequences but the prior's.
+        gives it, as it lies beyond the rewards of all samples.
         """
         reward = samples.reward.double().cpu()
         log_weight = (samples.log_prior_sequence - samples.log_drawn).cpu()
