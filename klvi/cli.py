@@ -37,6 +37,7 @@ COMMANDS = {
     "train": "align a prior with a reward",
     "eval": "measure a run's policy anew, or a prior alone",
     "sample": "print texts of a run's policy, or of a prior",
+    "runs": "list runs, filtered, as a table or JSON",
     "resume": "go on from a run's last checkpoint",
     "export": "write a run's policy, or a prior, as a Hugging Face folder",
     "pretrain": "make a small prior from a text corpus",
@@ -48,9 +49,12 @@ EXAMPLES = (
     "klvi train -m objective=rl,kl,gdc seed=0,1",
     "klvi eval run=runs/kl/DIR evaluation.samples=2000",
     "klvi sample run=runs/kl/DIR n=20",
+    "klvi runs objective=kl status=finished",
     "klvi train --help",
     'eval "$(klvi -sc install=bash)"      # tab completion',
 )
+# The one command that Hydra does not compose: its keys are those of the runs that it lists.
+RUNS = "runs"
 INTERRUPTED = 130
 FULL_ERROR = "HYDRA_FULL_ERROR"
 # torch, transformers and TRL come as half a million objects that stay. Python would look through
@@ -111,7 +115,9 @@ def _only_prints(arguments: Sequence[str]) -> bool:
     if any(asked) or line.options.shell_completion or not line.words:
         return True
     command, *words = line.words
-    return command in {"env", "sample"} and not any(word.startswith("out=") for word in words)
+    return command in {"env", "sample", "runs"} and not any(
+        word.startswith("out=") for word in words
+    )
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -130,6 +136,10 @@ def _dispatch(arguments: list[str]) -> int:
         raise UserError(_unknown_command(command))
     with naming("the present folder", UserError):
         os.getcwd()
+    if command == RUNS:
+        from klvi.commands import runs  # imports rich
+
+        return runs.main(words, line.options)
     words = with_free_keys(words, SCHEMAS[command])
     return _run(command, CommandLine(tuple(words), line.options, line.flags))
 
@@ -160,11 +170,16 @@ def _complete(line: CommandLine) -> int:
         print(" ".join(name for name in COMMANDS if name.startswith(words[0])))
         return 0
     command = words[0] if words and words[0] in COMMANDS else "train"
+    script = not any(word.startswith("query=") for word in line.words)
+    if command == RUNS and not script:
+        from klvi.commands import runs
+
+        print(" ".join(runs.completions(words[-1])))
+        return 0
     os.environ["COMP_LINE"] = " ".join([program, *words[1:]])
     found = io.StringIO()
     with contextlib.redirect_stdout(found):
         _hydra(command, command, [*line.flags, *line.words])
-    script = not any(word.startswith("query=") for word in line.words)
     print(found.getvalue() if script else " ".join(_own(command, found.getvalue().split())))
     return 0
 

@@ -15,15 +15,19 @@ Nothing here imports torch.
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, distributions, entry_points
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
 
+from klvi.spelling import suggestion
 from klvi.terminal import tell
 
 if TYPE_CHECKING:
     from klvi.schema import Choice
+
+C = TypeVar("C", bound="Choice")
 
 CONF = "klvi.conf"
 
@@ -81,6 +85,49 @@ def packages() -> Mapping[str, str]:
 def name_of(section: type[Choice]) -> str:
     """The `name` by which a member is chosen."""
     return str(get_args(section.model_fields["name"].annotation)[0])
+
+
+def member_for(base: type[C], thing: object) -> type[C] | None:
+    """The section of a group that describes `thing`, by its class; None where none does."""
+    sections = {_class_place(s): s for s in members(base) if hasattr(s, "builds")}
+    places = (f"{kind.__module__}:{kind.__name__}" for kind in type(thing).__mro__)
+    found = (sections[place] for place in places if place in sections)
+    return cast("type[C] | None", next(found, None))
+
+
+def described(package: str, name: str) -> Any:
+    """The class of a room that one of its sections describes, imported when it is asked for.
+
+    Raises AttributeError where none does.
+    """
+    found = _described_in(package) if name[:1].isupper() else {}
+    if name not in found:
+        near = suggestion(name, found)
+        raise AttributeError(f"module {package!r} has no attribute {name!r}{near}")
+    return getattr(importlib.import_module(found[name]), name)
+
+
+def names_described(package: str) -> list[str]:
+    """The names in a room's module, the classes that its sections describe included."""
+    return sorted({*vars(sys.modules[package]), *_described_in(package)})
+
+
+def _described_in(package: str) -> dict[str, str]:
+    """The classes that the sections of a room's schema describe, with their modules."""
+    from klvi.schema import Choice
+
+    schema = importlib.import_module(f"{package}.schema")
+    kinds = [kind for kind in vars(schema).values() if isinstance(kind, type)]
+    groups = [kind for kind in kinds if Choice in kind.__bases__]
+    sections = [section for group in groups for section in members(group)]
+    places = [_class_place(s).partition(":") for s in sections if hasattr(s, "builds")]
+    return {name: module for module, _, name in places}
+
+
+def _class_place(section: type[Choice]) -> str:
+    """Module and class of what a section builds, which may be a method of the class."""
+    module, _, path = section.builds.partition(":")
+    return f"{module}:{path.partition('.')[0]}"
 
 
 def build(section: Any, **given: Any) -> Any:

@@ -11,7 +11,7 @@ import re
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -20,12 +20,14 @@ from pydantic import (
     ConfigDict,
     Field,
     GetCoreSchemaHandler,
+    ValidationError,
     field_validator,
 )
 from pydantic_core import CoreSchema
 
 from klvi.bounds import bounded
-from klvi.registry import members
+from klvi.errors import UserError
+from klvi.registry import members, name_of
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,28 @@ class Choice(Section):
             return handler(source)
         union: Any = Annotated[Union[cls.members()], Field(discriminator="name")]  # noqa: UP007
         return handler.generate_schema(union)
+
+
+C = TypeVar("C", bound=Choice)
+
+
+def settings_of(section: type[C], given: dict[str, Any]) -> C:
+    """The section of a member from what its constructor was given.
+
+    Raises UserError with a line for each key that is none, and each value that is not one of it.
+    """
+    try:
+        return section.model_validate({"name": name_of(section), **given})
+    except ValidationError as error:
+        lines = []
+        for item in error.errors(include_url=False):
+            key = ".".join(map(str, item["loc"]))
+            said = item["msg"][:1].lower() + item["msg"][1:]
+            if item["type"] == "extra_forbidden":
+                known = ", ".join(field for field in section.model_fields if field != "name")
+                said = f"is no setting of {name_of(section)}, which has {known}"
+            lines.append(f"{key}={item['input']!r}: {said}")
+        raise UserError(*lines) from error
 
 
 def choices_in(section: Section) -> Iterator[Choice]:

@@ -33,6 +33,7 @@ LAYERS = [
     {"reports"},
     {"verification"},
     {"config"},
+    {"notebook"},
     {"commands"},
     {"job"},
     {"cli"},
@@ -72,6 +73,13 @@ def test_dependencies_point_one_way() -> None:
             if imported != part and RANK[imported] >= RANK[part]:
                 wrong.append(f"{file.relative_to(ROOT)} imports {name}")
     assert wrong == []
+
+
+def test_a_room_opens_its_own_doors_alone() -> None:
+    for file in ROOT.glob("*/**/__init__.py"):
+        own = ".".join(("klvi", *file.parent.relative_to(ROOT).parts))
+        others = [name for name in imports(file) if name.startswith("klvi.")]
+        assert all(name == "klvi.registry" or name.startswith(f"{own}.") for name in others), file
 
 
 def test_metrics_know_tensors_alone() -> None:

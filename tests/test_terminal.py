@@ -17,11 +17,11 @@ from klvi import terminal
 from klvi.cli import main
 from klvi.console import console as made
 from klvi.errors import UserError
+from klvi.files import to_json
 from klvi.interruption import Interruption
 from klvi.job import report
 from klvi.terminal import harmless, output_problem, printable, put, safe_streams, tell_of_threads
 from klvi.tracking import tables
-from klvi.tracking.jsonl import to_json
 
 NASTY = "a\x1b[31mb\x07\r\x7f\x9b1m\u202ec\u2028d\ud800"
 OBEYED = set("\x1b\x07\r\x7f\x9b\u202e\u2028\ud800")

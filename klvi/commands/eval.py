@@ -6,7 +6,7 @@ from pathlib import Path
 
 from klvi.commands.context import Context
 from klvi.errors import UserError
-from klvi.files import naming, new_file_problem, write_whole
+from klvi.files import naming, new_file_problem, to_json, write_whole
 from klvi.runs.schema import EvalConfig
 
 EVAL_FILE = "eval.json"
@@ -27,9 +27,8 @@ def run(config: EvalConfig, context: Context) -> int:
     from klvi.runs.defaults import choices_line
     from klvi.runs.load import load_policy
     from klvi.runs.manifest import versions
-    from klvi.tracking.jsonl import to_json
     from klvi.tracking.output import Output, warning
-    from klvi.tracking.tables import measurement_table
+    from klvi.tracking.tables import evaluation_report
 
     evaluator, source = load_policy(config)
     output = Output()
@@ -40,12 +39,8 @@ def run(config: EvalConfig, context: Context) -> int:
         output.print(Text(choices, style="dim"))
     with out_of_memory("evaluating"):
         evaluation = evaluator.evaluate(0)
-    confidence = config.evaluation.confidence
-    output.print(measurement_table(evaluation.metrics, evaluation.exact, source, confidence))
-    if evaluation.warning:
-        output.print(warning(evaluation.warning))
-    for name, value in evaluation.info.items():
-        output.print(Text(f"{name}: {value:g}", style="dim"))
+    for part in evaluation_report(evaluation, source, config.evaluation.confidence):
+        output.print(part)
     report = {
         "policy": source,
         "metrics": {name: metric.to_json() for name, metric in evaluation.metrics.items()},

@@ -7,11 +7,12 @@ from pathlib import Path
 from klvi import __version__ as VERSION
 from klvi.commands.context import Context
 from klvi.commands.schema import ResumeConfig
-from klvi.config.stored_run import is_finished, run_config, updates_saved
+from klvi.config.stored_run import is_finished, run_config
 from klvi.errors import UserError
 from klvi.runs.folder import claimed
 from klvi.runs.manifest import changes
 from klvi.runs.schema import TrainConfig
+from klvi.runs.stored import updates_saved
 from klvi.terminal import put, tell
 
 

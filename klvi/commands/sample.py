@@ -6,7 +6,7 @@ from pathlib import Path
 
 from klvi.commands.context import Context
 from klvi.errors import UserError
-from klvi.files import naming, new_file_problem, write_whole
+from klvi.files import naming, new_file_problem, to_json, write_whole
 from klvi.runs.schema import SampleConfig
 
 
@@ -20,7 +20,6 @@ def run(config: SampleConfig, context: Context) -> int:
 
     from klvi.runs.load import load_policy
     from klvi.tracking.base import sample_rows
-    from klvi.tracking.jsonl import to_json
     from klvi.tracking.output import Output, warning
     from klvi.tracking.tables import sample_table
 

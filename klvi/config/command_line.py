@@ -20,7 +20,7 @@ from klvi.errors import UserError, first_line
 from klvi.spelling import suggestion
 
 # klvi's own flags; all others are Hydra's, and handed on.
-OWN = ("dry_run", "config_dir")
+OWN = ("dry_run", "config_dir", "json")
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         ("--multirun", "-m"),
         ("--shell-completion", "-sc"),
         ("--dry-run", None),
+        ("--json", None),
     ):
         parser.add_argument(*filter(None, (long, short)), action="store_true")
     for long, short in (

@@ -123,6 +123,8 @@ def _flag_problems(options: argparse.Namespace) -> list[str]:
         given = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name)]
         if len(given) > 1:
             problems.append(f"{' and '.join(given)} exclude each other")
+    if options.json:
+        problems.append("--json: only klvi runs has it")
     if options.resolve and not options.cfg:
         problems.append("--resolve: only with --cfg")
     if options.config_dir and not Path(options.config_dir).is_dir():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from klvi.config.hydra_api import store_config
 from klvi.config.keys import RENAMED
 from klvi.config.values import validate
 from klvi.errors import UserError
-from klvi.files import MANIFEST, disk_problem, foreign_entry, names_in, naming, read_json
+from klvi.files import MANIFEST, disk_problem, foreign_entry, naming, read_json
 from klvi.runs.manifest import other_packages
 from klvi.runs.schema import TrainConfig
 from klvi.runs.stored import escaped, read_config
@@ -113,7 +112,9 @@ def migrated(stored: Mapping[str, Any]) -> dict[str, Any]:
         moved.setdefault("engine.name", "torch")
     for key, value in moved.items():
         section, _, name = key.rpartition(".")
-        (values.setdefault(section, {}) if section else values).setdefault(name, value)
+        below = values.setdefault(section, {}) if section else values
+        if isinstance(below, dict):
+            below.setdefault(name, value)
     return values
 
 
@@ -134,17 +135,6 @@ def is_finished(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     return finished and (folder / "adapter").exists()
-
-
-def updates_saved(folder: Path) -> int:
-    """The updates of a run's newest checkpoint; 0 without one.
-
-    Raises OSError where that cannot be told.
-    """
-    checkpoints = folder / "checkpoints"
-    steps = [name for name in names_in(checkpoints) if re.fullmatch(r"step-[1-9][0-9]*", name)]
-    saved = [name for name in steps if names_in(checkpoints / name)]  # an empty one is none
-    return max((int(name.removeprefix("step-")) for name in saved), default=0)
 
 
 def _load(file: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from klvi.files.disk import (
     reason_of,
     same_trouble,
 )
-from klvi.files.json_object import read_json
+from klvi.files.json_object import read_json, to_json
 from klvi.files.places import (
     CONFIG,
     MANIFEST,
@@ -56,6 +56,7 @@ __all__ = [
     "remove_leftovers",
     "room_problem",
     "same_trouble",
+    "to_json",
     "whole_folder",
     "write_whole",
 ]

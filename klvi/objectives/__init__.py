@@ -1,1 +1,13 @@
 """INFERENCE by training: pure losses, and what each needs from a rollout."""
+
+from typing import Any
+
+from klvi.registry import described, names_described
+
+
+def __getattr__(name: str) -> Any:
+    return described(__name__, name)
+
+
+def __dir__() -> list[str]:
+    return names_described(__name__)

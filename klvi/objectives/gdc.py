@@ -15,6 +15,7 @@ from torch import Tensor
 from klvi.objectives.base import Objective, Prediction, Signals, Statistics, Totals
 from klvi.objectives.schema import GDCObjective
 from klvi.samples import ROUNDINGS, Samples
+from klvi.schema import settings_of
 from klvi.targets.base import Target
 
 
@@ -108,7 +109,7 @@ class GDC(Objective):
     name = "gdc"
 
     def __init__(self, **settings: Any) -> None:
-        self.config = GDCObjective.model_validate({"name": self.name, **settings})
+        self.config = settings_of(GDCObjective, settings)
         self.epochs = self.config.epochs
         self.minibatches = self.config.minibatches
         self.log_z, self.log_ratio = RunningMean(), RunningMean()

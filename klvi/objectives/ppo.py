@@ -16,6 +16,7 @@ from klvi.errors import UserError
 from klvi.objectives.base import Objective, Prediction, Signals, Statistics, Totals
 from klvi.objectives.schema import KLObjective, PPOSection, RLObjective
 from klvi.samples import ROUNDINGS, Samples
+from klvi.schema import settings_of
 from klvi.targets.base import Target
 
 
@@ -145,7 +146,7 @@ class PPO(Objective):
     penalised: ClassVar[bool]
 
     def __init__(self, **settings: Any) -> None:
-        self.config = self.section.model_validate({"name": self.name, **settings})
+        self.config = settings_of(self.section, settings)
         self.epochs = self.config.epochs
         self.minibatches = self.config.minibatches
         self._units: tuple[float, float] | None = None

@@ -47,6 +47,7 @@ class Prior:
         stop_token_ids: a completion ends with the first of these.
         max_prompt_tokens: of a longer prompt, the beginning is cut off; None for no limit.
         kernels: whether `model`, and any policy on it, computes with klvi's kernels.
+        max_new_tokens: longest completion, in whoever's hands the prior is; None where each says.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Prior:
     stop_token_ids: tuple[int, ...]
     max_prompt_tokens: int | None = None
     kernels: Kernels = "auto"
+    max_new_tokens: int | None = None
     _encoded: dict[tuple[str, bool], list[int]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -66,6 +68,19 @@ class Prior:
         """Where the model's weights are."""
         device: torch.device = self.model.device
         return device
+
+    @property
+    def support(self) -> int:
+        """The tokens of its longest completion.
+
+        Raises UserError where it was loaded without saying.
+        """
+        if self.max_new_tokens is None:
+            raise UserError(
+                f"prior {self.name}: its longest completion is not known, which is part of the "
+                "problem; load it by klvi.load_prior(..., max_new_tokens=N)"
+            )
+        return self.max_new_tokens
 
     @property
     def commit(self) -> str | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from klvi.contexts import Context
@@ -32,6 +33,32 @@ def load_contexts(config: schema.PromptsSection) -> list[Context]:
         raise UserError(
             f"prompts.chat: for a chat template, but {config.path} has texts; give `messages`"
         )
+    return contexts
+
+
+def contexts_of_prompts(prompts: Sequence[Any] | None) -> list[Context]:
+    """As `load_contexts`, of texts, and of mappings with a `prompt` or `messages`, and columns.
+
+    Raises UserError for anything else.
+    """
+    if prompts is None:
+        return [Context(0)]
+    if isinstance(prompts, str | Mapping) or not isinstance(prompts, Sequence) or not prompts:
+        kind = "empty" if isinstance(prompts, Sequence) and not prompts else f"{prompts!r:.60}"
+        raise UserError(f"prompts: is {kind}; give a list of texts, or of dicts with a prompt each")
+    columns = schema.FilePrompts.model_construct(name="file", field=_default_field(), chat={})
+    contexts = []
+    for row, given in enumerate(prompts):
+        place = f"prompts[{row}]"
+        if isinstance(given, Context):
+            contexts.append(replace(given, row=row))
+            continue
+        values = {"prompt": given} if isinstance(given, str) else given
+        if not isinstance(values, Mapping) or not {columns.field, MESSAGES} & set(values):
+            raise UserError(
+                f"{place}: is {given!r:.60}; give a text, or a dict with a prompt or messages"
+            )
+        contexts.append(_context(row, Record(place, values), columns))
     return contexts
 
 

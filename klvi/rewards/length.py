@@ -13,8 +13,8 @@ from klvi.contexts import Context
 class Length:
     """−|length − target| / scale, the length in words (parted by white space) or characters."""
 
-    target: int
-    scale: float
+    target: int = 20
+    scale: float = 10.0
     unit: Literal["words", "characters"] = "words"
     name: str = "length"
 

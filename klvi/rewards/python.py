@@ -9,12 +9,12 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from klvi import interruption
 from klvi.contexts import Context
 from klvi.errors import RunError, UserError
-from klvi.rewards.base import Scores
+from klvi.rewards.base import Reward, Scores
 from klvi.rewards.signature import Signature
 from klvi.rewards.user_file import CommandLineError, UserFile, warn_once
 
@@ -82,6 +82,23 @@ class PythonFunction:
             result: Any = self._signature.call(self.function, list(texts), prompts, columns)
             scores: Scores = _awaited(result) if inspect.isawaitable(result) else result
             return scores
+
+
+def as_reward(given: object) -> Reward:
+    """A reward as it is; a function of texts, prompts and columns (see `Signature`) as a reward.
+
+    Raises UserError for anything else.
+    """
+    if inspect.isclass(given) or not callable(given):
+        kind = f"the class {given.__name__}" if inspect.isclass(given) else type(given).__name__
+        raise UserError(
+            f"reward: is {kind}; give a reward, such as klvi.rewards.Contains('Paris'), or a "
+            "function of a list of texts"
+        )
+    if isinstance(getattr(given, "name", None), str):
+        return cast(Reward, given)
+    name = getattr(given, "__name__", type(given).__name__)
+    return PythonFunction(f"python ({name})", given)
 
 
 def _names(contexts: Sequence[Context]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from klvi.contexts import Context
 from klvi.errors import UserError
 from klvi.rewards.base import Reward, check_columns
+from klvi.rewards.python import as_reward
 from klvi.rewards.scoring import evaluate
 
 
@@ -24,7 +25,7 @@ class Term(NamedTuple):
 
 @dataclass(frozen=True)
 class WeightedSum:
-    """Σ weight·reward over labelled terms; an error names the term."""
+    """Σ weight·reward over labelled terms, each weight and reward; an error names the term."""
 
     terms: Mapping[str, Term]
     name: str = "sum"
@@ -32,6 +33,8 @@ class WeightedSum:
     def __post_init__(self) -> None:
         if not self.terms:
             raise UserError("reward.terms is empty: give at least one term")
+        terms = {label: Term(w, as_reward(reward)) for label, (w, reward) in self.terms.items()}
+        object.__setattr__(self, "terms", terms)
 
     def check_columns(self, contexts: Sequence[Context]) -> None:
         """Raises UserError where a term takes what no column of `contexts` provides."""

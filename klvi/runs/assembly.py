@@ -14,6 +14,7 @@ from klvi.engine.batching import Batching
 from klvi.engine.build import build_engine
 from klvi.engine.devices import allow_tf32, choose_device, use_device
 from klvi.engine.memory import out_of_memory
+from klvi.engine.schema import EngineSection
 from klvi.engine.torch_engine import TorchEngine
 from klvi.objectives.build import build_objective
 from klvi.policy.enumerable import check_letters
@@ -22,7 +23,7 @@ from klvi.policy.gradient_check import check_gradients
 from klvi.policy.loading import quiet_transformers
 from klvi.policy.policy import Policy
 from klvi.policy.prior import Prior, load_prior
-from klvi.policy.schema import EnumerableModelConfig
+from klvi.policy.schema import EnumerableModelConfig, LoraSection
 from klvi.policy.self_check import check_policy
 from klvi.policy.text import lay_out
 from klvi.prompts.contexts import load_contexts
@@ -141,26 +142,51 @@ def assemble_evaluator(config: ProblemConfig, *, adapted: bool) -> RunEvaluator:
     longest = prior.encode(contexts.contexts)[0].shape[1]
     prior.check_length(longest, config.max_new_tokens)
     config = choose(config, facts_of(prior), longest + config.max_new_tokens)
-    policy = Policy(prior, config.lora if adapted else None, config.seed)
-    policy.engine = build_engine(
-        config.engine.name,
-        prior.model,
-        prior.tokenizer,
-        title=prior.name,
-        longest=longest + config.max_new_tokens,
-        memory=config.engine.memory,
+    policy = checked_policy(
+        prior,
+        config.lora if adapted else None,
+        seed=config.seed,
+        contexts=contexts.contexts,
+        max_new_tokens=config.max_new_tokens,
+        engine=config.engine,
     )
-    fallback = TorchEngine() if config.engine.name == "auto" else None
-    # transformers tells at a model's first pass which kernels it does without.
-    with out_of_memory("loading"), quiet_transformers():
-        check_policy(policy, contexts.contexts, config.max_new_tokens, fallback)
     target = build_target(config.target, reward, config.beta, device)
     for scorer in target.scorers.values():
         check_columns(scorer, loaded)
-    evaluator = run_evaluator(config, policy, target, contexts, _notes(policy, loaded))
+    evaluator = run_evaluator(config, policy, target, contexts, notes_on(policy, loaded))
     if evaluator.enumeration is not None and not isinstance(config, SampleConfig):
         evaluator.enumeration.check_size()
     return evaluator
+
+
+def checked_policy(
+    prior: Prior,
+    lora: LoraSection | None,
+    *,
+    seed: int,
+    contexts: Sequence[Context],
+    max_new_tokens: int,
+    engine: EngineSection,
+) -> Policy:
+    """A fresh policy whose numbers, in this engine, are those of plain forward passes.
+
+    Raises UserError where they are not, and where the engine cannot run the model here.
+    """
+    longest = prior.encode(contexts)[0].shape[1] + max_new_tokens
+    policy = Policy(prior, lora, seed)
+    policy.engine = build_engine(
+        engine.name,
+        prior.model,
+        prior.tokenizer,
+        title=prior.name,
+        longest=longest,
+        memory=engine.memory,
+    )
+    fallback = TorchEngine() if engine.name == "auto" else None
+    # transformers tells at a model's first pass which kernels it does without.
+    with out_of_memory("loading"), quiet_transformers():
+        check_policy(policy, contexts, max_new_tokens, fallback)
+    return policy
 
 
 def prompted(
@@ -187,7 +213,7 @@ def with_groups(config: C, contexts: int) -> C:
     return config.model_copy(update={"samples_per_prompt": size})
 
 
-def _notes(policy: Policy, contexts: Sequence[Context]) -> list[str]:
+def notes_on(policy: Policy, contexts: Sequence[Context]) -> list[str]:
     """What the user should know before the run: what is cut, left out, or slower than usual."""
     notes = []
     cut = policy.prior.count_cut(contexts)

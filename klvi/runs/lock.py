@@ -155,6 +155,18 @@ def read_owner(folder: Path) -> Owner | None:
     return None
 
 
+def is_held(folder: Path) -> bool:
+    """Whether somebody seems to write in a folder, as far as can be told without taking part."""
+    try:
+        touched = os.lstat(folder / LOCK).st_mtime
+    except OSError:
+        return False
+    owner = read_owner(folder)
+    if owner is not None and owner.host == socket.gethostname():
+        return owner.runs_here
+    return time.time() - touched < PATIENCE
+
+
 @contextlib.contextmanager
 def locked(folder: Path, tell: Callable[[str], None]) -> Iterator[FolderLock]:
     """Within, this process alone writes in `folder`; see `FolderLock.acquire`."""

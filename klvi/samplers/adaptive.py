@@ -21,8 +21,10 @@ from klvi.targets.base import Target
 class Adaptive(Sampler):
     """KL-adaptive DPG's proposal (Khalifa et al. 2021, arXiv 2012.11635, algorithm 1)."""
 
-    def __init__(self, ancestral: Ancestral, divergence: Literal["kl", "tv"] = "kl") -> None:
-        self.ancestral = ancestral
+    def __init__(
+        self, ancestral: Ancestral | None = None, divergence: Literal["kl", "tv"] = "kl"
+    ) -> None:
+        self.ancestral = ancestral or Ancestral()
         self.divergence = divergence
         self._policy: Policy | None = None
         self._weights: list[Tensor] | None = None

@@ -37,16 +37,21 @@ class Ancestral(Sampler):
     """Completions of the policy itself.
 
     Attributes:
-        max_new_tokens: tokens of a completion at most.
+        max_new_tokens: tokens of a completion at most; None for what the prior was loaded with.
         batch_size: completions decoded together; None for all.
         budget: tokens scored together; None for what suits model and device.
         distributions: whether samples have `entropy` and `kl` of the next-token distributions.
     """
 
-    max_new_tokens: int
+    max_new_tokens: int | None = None
     batch_size: int | None = 256
     budget: int | None = None
     distributions: bool = False
+
+    @staticmethod
+    def itself(ancestral: Ancestral) -> Ancestral:
+        """The policy's own samples, as a proposal or a sampler."""
+        return ancestral
 
     def sample(
         self,
@@ -75,7 +80,7 @@ class Ancestral(Sampler):
             drawn = draw(
                 policy,
                 contexts,
-                max_new_tokens=self.max_new_tokens,
+                max_new_tokens=self.max_new_tokens or policy.prior.support,
                 randomness=randomness,
                 rows=rows,
                 batch_size=self.batch_size,
@@ -246,8 +251,3 @@ def log_policy_of(policy: Policy, samples: Samples, budget: int | None = None) -
         values = batch.view(policy.model).log_probs(samples.tokens[batch.rows, :width])
         log_policy[batch.rows, :width] = values
     return log_policy
-
-
-def itself(ancestral: Ancestral) -> Ancestral:
-    """The policy's own samples, as a proposal or a sampler."""
-    return ancestral

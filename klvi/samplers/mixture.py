@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import torch
@@ -30,7 +30,7 @@ class Mixture(Sampler):
     often as the prior has it.
     """
 
-    ancestral: Ancestral
+    ancestral: Ancestral = field(default_factory=Ancestral)
     prior_share: float = 0.5
 
     def sample(

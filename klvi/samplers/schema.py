@@ -20,7 +20,7 @@ class ProposalSection(Choice):
 class PolicyProposal(ProposalSection):
     """The policy as it is."""
 
-    builds = "klvi.samplers.ancestral:itself"
+    builds = "klvi.samplers.ancestral:Ancestral.itself"
     provides: ClassVar[frozenset[str]] = frozenset({ON_POLICY})
     name: Literal["policy"]
 
@@ -52,5 +52,5 @@ class SamplerSection(Choice):
 class AncestralSampler(SamplerSection):
     """The model's own samples, token by token."""
 
-    builds = "klvi.samplers.ancestral:itself"
+    builds = "klvi.samplers.ancestral:Ancestral.itself"
     name: Literal["ancestral"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -88,6 +89,13 @@ class Tempered(Target):
         """`(N,)` nats; 0 everywhere where the share is 0, also outside of the whole target."""
         potential = self.whole.log_potential(samples)
         return self.share * potential if self.share else torch.zeros_like(potential)
+
+
+def check_beta(beta: object) -> None:
+    """Raises UserError for what is no temperature."""
+    number = isinstance(beta, float | int) and not isinstance(beta, bool)
+    if not (number and 0 < beta < math.inf):  # type: ignore[operator]
+        raise UserError(f"beta={beta!r}: must be a number, greater than 0")
 
 
 # Rounding of a potential above which differences between sequences are no longer resolved, nats.

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from klvi.rewards.base import Reward
+from klvi.rewards.python import as_reward
 from klvi.samples import Samples
-from klvi.targets.base import Target
+from klvi.targets.base import Target, check_beta
 
 
 @dataclass(frozen=True)
@@ -19,13 +20,17 @@ class Constraint(Target):
     """p ∝ π0·1[r ≥ threshold] (Khalifa et al. 2021, arXiv 2012.11635, pointwise constraint).
 
     Z is the prior's rate of meeting it, and KL(p‖π0) = −log Z. For a reward of 0 or 1 it is the
-    posterior's limit as β → 0; `beta` does not enter p.
+    posterior's limit as β → 0; `beta` does not enter p. The reward may be a function of texts.
     """
 
     name: ClassVar[str] = "constraint"
     reward: Reward
-    threshold: float
-    beta: float
+    threshold: float = 0.5
+    beta: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_beta(self.beta)
+        object.__setattr__(self, "reward", as_reward(self.reward))
 
     @property
     def scorers(self) -> Mapping[str, Reward]:

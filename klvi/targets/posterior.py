@@ -9,17 +9,26 @@ from typing import ClassVar
 from torch import Tensor
 
 from klvi.rewards.base import Reward
+from klvi.rewards.python import as_reward
 from klvi.samples import Samples
-from klvi.targets.base import Target, resolved
+from klvi.targets.base import Target, check_beta, resolved
 
 
 @dataclass(frozen=True)
 class Posterior(Target):
-    """p ∝ π0·exp(r/β), which maximises E[r] − β·KL(π‖π0) (Korbak et al. 2022, arXiv 2205.11275)."""
+    """p ∝ π0·exp(r/β), which maximises E[r] − β·KL(π‖π0) (Korbak et al. 2022, arXiv 2205.11275).
+
+    The reward may be a function of texts. Raises UserError for what is none, and for another beta
+    than a positive number.
+    """
 
     name: ClassVar[str] = "posterior"
     reward: Reward
     beta: float
+
+    def __post_init__(self) -> None:
+        check_beta(self.beta)
+        object.__setattr__(self, "reward", as_reward(self.reward))
 
     @property
     def scorers(self) -> Mapping[str, Reward]:

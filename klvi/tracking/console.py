@@ -18,9 +18,10 @@ from klvi.quoting import command
 from klvi.runs.schema import TrainConfig
 from klvi.samples import Samples
 from klvi.tracking.base import FINISHED, Record
+from klvi.tracking.numbers import duration, number
 from klvi.tracking.output import Output
-from klvi.tracking.progress import UpdateProgress, duration, rate
-from klvi.tracking.tables import PREFIX, measurement_table, number, sample_table
+from klvi.tracking.progress import UpdateProgress, rate
+from klvi.tracking.tables import PREFIX, measurement_table, sample_table
 
 LOG_FILE = "run.log"
 SHOWN_SAMPLES, MAX_TEXT = 3, 400

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from klvi.files import append_text, kind_of, naming, read_bytes, write_whole
+from klvi.files import append_text, kind_of, naming, read_bytes, to_json, write_whole
 from klvi.metrics.measurement import Metric
 from klvi.samples import Samples
 from klvi.tracking.base import Record, sample_rows
@@ -79,27 +78,3 @@ def _update_of(line: str) -> float:
     # NaN compares with nothing, and is dropped with it.
     number = isinstance(update, int | float) and not isinstance(update, bool)
     return update if number else math.inf
-
-
-def to_json(value: object, indent: int | None = None) -> str:
-    """`value` as JSON; a number that is not finite becomes null, since JSON knows none.
-
-    What a terminal could take for a command, and what UTF-8 cannot hold, is escaped.
-    """
-    text = json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, indent=indent)
-    return re.sub(r"[^\n -~]", _escaped, text)
-
-
-def _escaped(found: re.Match[str]) -> str:
-    character = found[0]
-    return character if character.isprintable() else json.dumps(character)[1:-1]
-
-
-def _finite(value: object) -> object:
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    return value

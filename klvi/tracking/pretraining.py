@@ -12,9 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from klvi.terminal import printable
+from klvi.tracking.numbers import duration, number
 from klvi.tracking.output import Output
-from klvi.tracking.progress import duration
-from klvi.tracking.tables import number
 
 LINES = 10
 HEADINGS = ("measured", "standard error", "exact")

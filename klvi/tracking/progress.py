@@ -9,9 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from klvi.tracking.base import Record
-from klvi.tracking.tables import MILLE, number
-
-MINUTE, HOUR = 60, 3600
+from klvi.tracking.numbers import MILLE, duration, number
 
 
 class _Clock(ProgressColumn):
@@ -63,12 +61,3 @@ def rate(record: Record) -> str:
         return ""
     shown = f"{tokens / MILLE:.1f}k" if tokens >= MILLE else f"{tokens:.0f}"
     return f"{shown} tokens/s"
-
-
-def duration(seconds: float) -> str:
-    """Hours, minutes and seconds, as 1:02:03 or 2:03."""
-    whole = int(seconds)
-    hours, minutes = whole // HOUR, whole % HOUR // MINUTE
-    if hours:
-        return f"{hours}:{minutes:02}:{whole % MINUTE:02}"
-    return f"{minutes}:{whole % MINUTE:02}"

@@ -17,9 +17,8 @@ from klvi.files import read_json
 from klvi.metrics.catalogue import METRICS
 from klvi.terminal import printable
 from klvi.tracking.base import FINISHED
+from klvi.tracking.numbers import duration, number
 from klvi.tracking.output import Output
-from klvi.tracking.progress import duration
-from klvi.tracking.tables import number
 
 # Letters of a heading above which it takes a second line.
 MAX_HEADING = 8

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 
 from rich import box
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from klvi.evaluation.evaluator import Evaluation
 from klvi.metrics.catalogue import METRICS
 from klvi.metrics.measurement import Metric, Unavailable
 from klvi.samples import Samples
 from klvi.terminal import printable as printable
 from klvi.tracking.base import sample_rows
+from klvi.tracking.numbers import number
+from klvi.tracking.output import warning
 
 PREFIX = "eval/"
-CENTUM, MILLE = 100, 1000
 
 
 def measurement_table(
@@ -46,6 +48,19 @@ def measurement_table(
     return table
 
 
+def evaluation_report(
+    evaluation: Evaluation, title: str, confidence: float
+) -> list[RenderableType]:
+    """What is shown of an evaluation: its table, what is wrong with it, the sampler's numbers."""
+    wrong = [] if evaluation.warning is None else [warning(evaluation.warning)]
+    info = [Text(f"{name}: {value:g}", style="dim") for name, value in evaluation.info.items()]
+    return [
+        measurement_table(evaluation.metrics, evaluation.exact, title, confidence),
+        *wrong,
+        *info,
+    ]
+
+
 def sample_table(samples: Samples, title: str | None = None, longest: int | None = None) -> Table:
     """A row for each scored sample: reward, log-probabilities (nats per sequence), text.
 
@@ -61,17 +76,6 @@ def sample_table(samples: Samples, title: str | None = None, longest: int | None
             Text.assemble((printable(row["prompt"]), "dim"), _cut(printable(row["text"]), longest)),
         )
     return table
-
-
-def number(value: float | None) -> str:
-    """A number at a glance: three decimals, fewer if it is large, an exponent if it is tiny."""
-    if value is None or math.isnan(value):
-        return "—"
-    if value != 0 and abs(value) < 1 / MILLE:
-        return f"{value:.1e}"
-    if abs(value) >= MILLE:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if abs(value) >= CENTUM else f"{value:.3f}"
 
 
 def _table(title: str | None) -> Table:

@@ -20,13 +20,19 @@ def completions(klvi: Klvi, line: str) -> list[str]:
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("klvi ", ["train", "eval", "sample", "resume", "export", "pretrain", "verify", "env"]),
+        (
+            "klvi ",
+            ["train", "eval", "sample", "runs", "resume", "export", "pretrain", "verify", "env"],
+        ),
         ("klvi re", ["resume"]),
         ("klvi train objective=", ["objective=gdc", "objective=kl", "objective=rl"]),
         ("klvi train objective=gdc objective.base", ["objective.baseline="]),
         ("klvi train -m upd", ["updates="]),
         ("klvi export o", ["out="]),
         ("klvi eval objective", []),
+        ("klvi runs sta", ["status="]),
+        ("klvi runs status=f", ["status=finished", "status=failed"]),
+        ("klvi runs beta=0.1 target=", ["target=posterior", "target=constraint"]),
     ],
 )
 def test_completion(line: str, expected: list[str], klvi: Klvi) -> None:

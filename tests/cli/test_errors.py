@@ -23,7 +23,7 @@ Klvi = Callable[..., subprocess.CompletedProcess[str]]
         (
             ["frobnicate"],
             [
-                "frobnicate: unknown command; the commands are train, eval, sample, resume, "
+                "frobnicate: unknown command; the commands are train, eval, sample, runs, resume, "
                 "export, pretrain, verify, env"
             ],
         ),

@@ -5,10 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from support import train_config
 
 from klvi.cli import COMMANDS
+from klvi.runs.stored import write_config
 
 Klvi = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -72,3 +75,14 @@ def test_version(klvi: Klvi) -> None:
 )
 def test_help_and_errors_import_nothing_slow(arguments: list[str]) -> None:
     assert imported(*arguments) == set()
+
+
+@pytest.mark.parametrize("arguments", [["runs"], ["runs", "--json"], ["runs", "beta=0.1"]])
+def test_runs_are_listed_without_torch(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "runs" / "kl" / "one"
+    folder.mkdir(parents=True)
+    write_config(train_config().model_dump(mode="json"), folder)
+    monkeypatch.chdir(tmp_path)
+    assert imported(*arguments) <= {"rich"}

@@ -111,6 +111,16 @@ def numbers(record: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in record.items() if not name.startswith(timed)}
 
 
+def test_runs_lists_it(workplace: Workplace, finished: Path) -> None:
+    result = workplace.klvi("runs", "root=.", "objective=kl", "updates=5", "--json")
+    (run,) = [run for run in json.loads(result.stdout) if run["folder"] == finished.name]
+    summary = json.loads((finished / "summary.json").read_text())
+    assert (run["status"], run["update"], result.stderr) == ("finished", 5, "")
+    assert run["metrics"] == summary["metrics"]
+    assert run["config"] == yaml.safe_load((finished / "config.yaml").read_text())
+    assert f" {finished.name} " in workplace.klvi("runs", "root=.", "status=finished").stdout
+
+
 def test_a_run_leaves_its_contract(finished: Path) -> None:
     records = lines(finished / "metrics.jsonl")
     assert [record["update"] for record in records] == [0, 1, 2, 3, 4, 5]

@@ -8,16 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from support import LENGTH, LETTERS, LetterReward, disturb, train_config
+from support import LENGTH, LETTERS, LetterReward, disturb
 
 from klvi.contexts import Context, unprompted
 from klvi.evaluation.enumeration import ExactEvaluator
-from klvi.evaluation.evaluate import evaluate
 from klvi.evaluation.evaluator import Evaluator
 from klvi.evaluation.plan import Plan
 from klvi.metrics.measurement import Measurement, Unavailable
 from klvi.policy.policy import Policy
-from klvi.policy.prior import load_prior
 from klvi.prompts.stream import PromptStream
 from klvi.randomness import Randomness
 from klvi.samplers.ancestral import Ancestral
@@ -25,7 +23,6 @@ from klvi.samplers.base import Sampler
 from klvi.samplers.mixture import Mixture
 from klvi.samples import Cost, Draw
 from klvi.targets.base import Target
-from klvi.targets.constraint import Constraint
 from klvi.targets.posterior import Posterior
 
 BETA = 0.2
@@ -160,32 +157,3 @@ def test_log_p_is_summed_once_per_target(policy: Policy, monkeypatch: pytest.Mon
     for update in range(3):
         evaluator.evaluate(update)
     assert calls.count(len(evaluator.enumeration.sequences)) == 1
-
-
-def test_one_call_measures_a_policy_or_a_prior(policy: Policy) -> None:
-    disturb(policy, 0.1)
-    settings = {"samples": 200, "prior_samples": 300, "max_new_tokens": LENGTH}
-    found = evaluate(policy, TARGET, **settings, seed=3)
-    assert found.metrics["eval/reward"].n == 200  # type: ignore[union-attr]
-    assert (
-        found.metrics
-        == evaluator_of(policy, plan=Plan(1, 200, 300), confidence=0.95, seed=3).measure(0)[0]
-    )
-    assert found.exact["eval/kl_prior"] == pytest.approx(
-        ExactEvaluator(policy, TARGET, LETTERS, LENGTH).evaluate(0)["eval/kl_prior"]
-    )
-    prior = load_prior(train_config().model)
-    start = evaluate(prior, TARGET, **settings)
-    assert start.exact["eval/kl_prior"] == 0
-    measured = evaluate(prior, TARGET, FromPrior(density=False), **settings)
-    assert isinstance(measured.metrics["eval/entropy"], Unavailable)
-    assert len(measured.samples) == 200
-
-
-def test_one_call_takes_prompts(policy: Policy) -> None:
-    target = Constraint(LetterReward(), 0.3, BETA)
-    found = evaluate(policy, target, prompts=["a", "b", "a"], samples=120, max_new_tokens=3)
-    assert sorted({context.row for context in found.samples.contexts}) == [0, 1]
-    assert found.exact["eval/log_z"] is not None
-    # Too many to be listed.
-    assert evaluate(policy, target, samples=40, max_new_tokens=40).exact == {}

@@ -8,9 +8,9 @@ from rich.console import Console
 from klvi.metrics.catalogue import METRICS
 from klvi.metrics.measurement import Measurement
 from klvi.tracking.console import ConsoleTracker
+from klvi.tracking.numbers import duration, number
 from klvi.tracking.output import Output
-from klvi.tracking.progress import duration
-from klvi.tracking.tables import measurement_table, number, sample_table
+from klvi.tracking.tables import measurement_table, sample_table
 
 
 def console(terminal=False, width=80):

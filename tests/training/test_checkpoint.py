@@ -16,13 +16,14 @@ from safetensors.torch import load_file, save_file
 from support import train_config
 
 from klvi.commands.context import Context
-from klvi.config.stored_run import run_config, updates_saved
+from klvi.config.stored_run import run_config
 from klvi.errors import UserError
 from klvi.files.checksums import FILE, damage, write_checksums
 from klvi.job import mark_failed
 from klvi.policy.policy import Policy
 from klvi.runs.assembly import assemble_evaluator, assemble_loop, assemble_run
 from klvi.runs.load import find_adapter
+from klvi.runs.stored import updates_saved
 from klvi.training.checkpoint import Checkpoints
 from klvi.training.loop import DivergenceError
 
