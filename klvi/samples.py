@@ -18,19 +18,56 @@ SAMPLE_FIELDS = ("log_density", "log_weight", "replicate")
 
 
 @dataclass(frozen=True)
-class Samples:
-    """N completions with their log-probabilities under the policy and the prior.
+class Completions:
+    """Token ids of N prompts and their completions: all that a model is given of them.
 
-    A completion is complete when it ends with the end-of-sequence token or has the maximal length.
-    Padding is known from `lengths` alone; what stands in padded places of `tokens` is arbitrary,
-    and `log_policy` and `log_prior` are 0 there, so that a sum over T is log π(x).
+    Padding is known from the lengths alone; what stands in padded places is arbitrary.
 
     Attributes:
-        contexts: of each of the N, the row of the prompts that it completes.
         prompt_tokens: `(N, P)`, right-aligned (padded on the left); includes the start token.
         prompt_lengths: `(N,)`.
         tokens: `(N, T)` completion tokens, left-aligned, the end-of-sequence token included.
         lengths: `(N,)`, from 1 to T.
+    """
+
+    prompt_tokens: Tensor
+    prompt_lengths: Tensor
+    tokens: Tensor
+    lengths: Tensor
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def mask(self) -> Tensor:
+        """`(N, T)` bool, True at the tokens of each completion."""
+        return token_mask(self.lengths, self.tokens.shape[1])
+
+    def trimmed(self, prompt: int, length: int) -> Completions:
+        """The token ids without the columns beyond these many of prompts and completions."""
+        prompts, tokens = self.prompt_tokens[:, -prompt:], self.tokens[:, :length]
+        return Completions(prompts, self.prompt_lengths, tokens, self.lengths)
+
+    def distinct_inputs(self) -> tuple[Tensor, Tensor]:
+        """The first row `(U,)` with each input to a model, and which of them `(N,)` each row has.
+
+        The last token is no input: a model's view of the rows `first` serves, at `[place]`, all.
+        Collapsed policies and small spaces repeat themselves a lot.
+        """
+        inputs = torch.where(token_mask(self.lengths - 1, self.tokens.shape[1]), self.tokens, 0)
+        lengths = torch.stack([self.prompt_lengths, self.lengths], 1)
+        return distinct_rows(torch.cat([lengths, self.prompt_tokens, inputs], 1))
+
+
+@dataclass(frozen=True)
+class Samples(Completions):
+    """N completions with their log-probabilities under the policy and the prior.
+
+    A completion is complete when it ends with the end-of-sequence token or has the maximal length.
+    `log_policy` and `log_prior` are 0 in padded places, so that a sum over T is log π(x).
+
+    Attributes:
+        contexts: of each of the N, the row of the prompts that it completes.
         ended: `(N,)` bool, whether the completion ends with the end-of-sequence token.
         log_policy: `(N, T)`, nats per token, of the policy that made the samples.
         log_prior: `(N, T)`, nats per token.
@@ -54,10 +91,6 @@ class Samples:
     """
 
     contexts: list[Context]
-    prompt_tokens: Tensor
-    prompt_lengths: Tensor
-    tokens: Tensor
-    lengths: Tensor
     ended: Tensor
     log_policy: Tensor
     log_prior: Tensor
@@ -76,9 +109,6 @@ class Samples:
             if values is not None and values.shape != (len(self),):
                 raise ValueError(f"{name}: {tuple(values.shape)}, not ({len(self)},)")
 
-    def __len__(self) -> int:
-        return len(self.texts)
-
     @property
     def prompts(self) -> list[str]:
         """N prompt texts, `""` without a prompt."""
@@ -92,13 +122,6 @@ class Samples:
         equal prompts and different columns are two contexts.
         """
         return torch.tensor([context.row for context in self.contexts])
-
-    @property
-    def mask(self) -> Tensor:
-        """`(N, T)` bool, True at the tokens of each completion."""
-        return (
-            torch.arange(self.tokens.shape[1], device=self.lengths.device) < self.lengths[:, None]
-        )
 
     @property
     def log_policy_sequence(self) -> Tensor:
@@ -150,17 +173,6 @@ class Samples:
             return [value[i] for i in chosen] if isinstance(value, list) else value
 
         return Samples(**{f.name: pick(getattr(self, f.name)) for f in fields(self)})
-
-    def distinct_inputs(self) -> tuple[Tensor, Tensor]:
-        """The first row `(U,)` with each input to a model, and which of them `(N,)` each row has.
-
-        The last token is no input: a model's view of the rows `first` serves, at `[place]`, all.
-        Collapsed policies and small spaces repeat themselves a lot.
-        """
-        places = torch.arange(self.tokens.shape[1], device=self.lengths.device)
-        inputs = torch.where(places < self.lengths[:, None] - 1, self.tokens, 0)
-        lengths = torch.stack([self.prompt_lengths, self.lengths], 1)
-        return distinct_rows(torch.cat([lengths, self.prompt_tokens, inputs], 1))
 
     def compact(self) -> Samples:
         """The same samples without columns that are padding in every row."""
@@ -265,6 +277,11 @@ def resolution_of(log_probs: Tensor, mask: Tensor) -> Tensor:
     """
     size = torch.where(mask, 1.0 + log_probs.double().abs(), 0.0).sum(1)
     return ROUNDINGS * torch.finfo(log_probs.dtype).eps * size
+
+
+def token_mask(lengths: Tensor, width: int) -> Tensor:
+    """`(N, width)` bool, True in the first `lengths` `(N,)` places of each row."""
+    return torch.arange(width, device=lengths.device) < lengths[:, None]
 
 
 def distinct_rows(table: Tensor) -> tuple[Tensor, Tensor]:

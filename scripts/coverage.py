@@ -28,7 +28,7 @@ from klvi.metrics.intervals import Estimate
 from klvi.metrics.measurement import Measurement
 from klvi.runs.assembly import assemble_evaluator, assemble_loop
 from klvi.runs.schema import TrainConfig
-from klvi.samplers.ancestral import rescore
+from klvi.samplers.ancestral import token_scores
 from klvi.samples import Draw, Samples
 from klvi.targets.base import Target
 from klvi.training.loop import Loop
@@ -69,8 +69,7 @@ def training(overrides: list[str]) -> tuple[Loop, ExactEvaluator]:
 def space(loop: Loop, exact: ExactEvaluator) -> Space:
     """The policy as it is now."""
     listed = exact.scored(0)
-    blank = torch.zeros(listed.tokens.shape)
-    every = rescore(loop.policy, replace(listed, log_policy=blank), distributions=True)
+    every = replace(listed, **token_scores(loop.policy, listed, distributions=True))
     return Space(every, exact.log_policy(), exact.log_prior)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import MistralConfig
 
 from klvi.contexts import Context, contexts_of
-from klvi.engine.scoring import Completions, next_tokens
+from klvi.engine.micro_batch import MicroBatch
 from klvi.files import digest
 from klvi.metrics.enumeration import enumerate_sequences
 from klvi.policy.policy import Policy
@@ -25,7 +25,7 @@ from klvi.randomness import Randomness
 from klvi.runs.schema import EvalConfig, TrainConfig
 from klvi.runs.trust import signature
 from klvi.samplers.ancestral import Ancestral
-from klvi.samples import Samples
+from klvi.samples import Completions, Samples
 
 torch.set_num_threads(1)
 
@@ -62,8 +62,8 @@ class Enumeration:
 
     def log_probs(self, policy: Policy) -> Tensor:
         """`(S,)` log π(x) with gradient."""
-        view = next_tokens(policy.model, self.completions)
-        return view.log_probs(self.completions.tokens).double().sum(1)
+        view = MicroBatch.of(self.completions).forward(policy.model)
+        return view.log_probs().double().sum(1)
 
     def log_probs_prior(self, policy: Policy) -> Tensor:
         """`(S,)` log π0(x)."""

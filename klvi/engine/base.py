@@ -155,7 +155,9 @@ def complete_by_length(
     parts = view.batching.together(prefixes.lengths)
     if len(parts) == 1:
         return complete(view, prefixes, uniforms)
-    found = [complete(view, prefixes.select(rows), uniforms[rows]) for rows in parts]
+    found = [
+        complete(view, prefixes.select(rows), uniforms[rows.to(uniforms.device)]) for rows in parts
+    ]
     return Decoded.concatenate(found, torch.cat(parts))
 
 

@@ -1,10 +1,9 @@
-"""Log-probabilities of given completions under a causal LM, at the completions' tokens alone."""
+"""What a forward pass of a causal LM takes, how large it may be, and what its logits say."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -20,72 +19,6 @@ CPU_BUDGET, CUDA_BUDGET = 1536, 8192
 CPU_LOGITS, CUDA_LOGITS, STATES = 2**27, 2**28, 2**28
 # Logits that one operation handles at a time.
 CPU_PART, CUDA_PART = 2**17, 2**27
-
-
-@dataclass(frozen=True)
-class Completions:
-    """Token ids to score: prompts on the left, completions on the right, padding outside.
-
-    Attributes:
-        prompt_tokens: `(N, P)`, padded on the left.
-        prompt_lengths: `(N,)`.
-        tokens: `(N, T)`, padded on the right.
-        lengths: `(N,)`.
-    """
-
-    prompt_tokens: Tensor
-    prompt_lengths: Tensor
-    tokens: Tensor
-    lengths: Tensor
-
-    @property
-    def mask(self) -> Tensor:
-        """`(N, T)` bool, True at the completions' tokens."""
-        return (
-            torch.arange(self.tokens.shape[1], device=self.lengths.device) < self.lengths[:, None]
-        )
-
-
-@dataclass(frozen=True)
-class NextTokens:
-    """The model's view at every completion token, m = sum of the lengths, in row-major order.
-
-    Attributes:
-        logits: `(n, V)`, float32 at least.
-        hidden: `(n, H)`, what the output embedding reads.
-        mask: `(N, T)` bool with m True entries.
-        rows: `(m,)` which of the n views each completion token is at; None where m = n, in order.
-    """
-
-    logits: Tensor
-    hidden: Tensor
-    mask: Tensor
-    rows: Tensor | None = None
-
-    def of(self, place: Tensor | None) -> NextTokens:
-        """The view of other completions, of which each has the inputs of the one at `place`.
-
-        Inputs are all tokens but the last. None stands for the completions themselves.
-        """
-        if place is None:
-            return self
-        index = self.mask.long().reshape(-1).cumsum(0).sub(1).view_as(self.mask)
-        mask = self.mask[place]
-        return NextTokens(self.logits, self.hidden, mask, index[place][mask])
-
-    def log_probs(self, tokens: Tensor) -> Tensor:
-        """`(N, T)` log-probabilities, nats per token, of completions `(N, T)`; differentiable."""
-        return self._unpack(token_log_probs(self.logits, tokens[self.mask], self.rows))
-
-    def per_token(self, values: Tensor) -> Tensor:
-        """What is said of the views `(n,)` at every completion token `(N, T)`; differentiable."""
-        return self._unpack(values if self.rows is None else values[self.rows])
-
-    def _unpack(self, values: Tensor) -> Tensor:
-        """`(m,)` to `(N, T)`, 0 in padded places."""
-        return torch.zeros(
-            self.mask.shape, dtype=values.dtype, device=values.device
-        ).masked_scatter(self.mask, values)
 
 
 def output_size(model: PreTrainedModel) -> int:
@@ -124,27 +57,6 @@ def budget_of(vocabulary: int, states: int, *, on_cpu: bool) -> int:
     """
     tokens, logits = (CPU_BUDGET, CPU_LOGITS) if on_cpu else (CUDA_BUDGET, CUDA_LOGITS)
     return max(min(tokens, logits // vocabulary, STATES // states), 1)
-
-
-def token_batches(lengths: Tensor, prompt_width: int, budget: int) -> list[Tensor]:
-    """Rows `(n,)` of each forward pass, all N once: longest first, of similar length together.
-
-    A pass has at most `budget` tokens, padding included, or a single row. Its memory is bounded
-    then, whatever the batch and the length are, and little is spent on padding.
-
-    Args:
-        lengths: `(N,)`.
-        prompt_width: columns of the prompts.
-        budget: such as `pass_budget` of the model.
-    """
-    order = lengths.argsort(descending=True, stable=True)
-    sizes = (lengths[order] + prompt_width).tolist()
-    batches, start = [], 0
-    while start < len(sizes):
-        count = max(budget // sizes[start], 1)
-        batches.append(order[start : start + count])
-        start += count
-    return batches
 
 
 def left_padding(prompt_tokens: Tensor, prompt_lengths: Tensor) -> Tensor | None:
@@ -211,29 +123,6 @@ def selected_logits(
     finally:
         hook.remove()
     return captured[0], output.logits
-
-
-def next_tokens(model: PreTrainedModel, completions: Completions) -> NextTokens:
-    """One forward pass; the output embedding is applied to the completions' real tokens only.
-
-    No tensor of shape `(N, T, V)` exists. Padding is on the outside, so that no mask is needed
-    where all prompts are equally long, and left padding is masked and skipped by position ids.
-    """
-    mask = completions.mask
-    width = mask.shape[1]
-    tokens = torch.cat([completions.prompt_tokens, completions.tokens[:, :-1]], 1)
-    padding = left_padding(completions.prompt_tokens, completions.prompt_lengths)
-    attention = None if padding is None else torch.cat([padding, mask[:, :-1]], 1)
-    states, scores = selected_logits(
-        model,
-        lambda states: states[:, -width:][mask][None],
-        input_ids=tokens,
-        use_cache=False,
-        **padded_inputs(model, attention),
-    )
-    # Views: the gradient of an index would be a second tensor of this size, filled with zeros.
-    hidden, logits = states.squeeze(0), scores.squeeze(0)
-    return NextTokens(logits if logits.dtype == torch.float64 else logits.float(), hidden, mask)
 
 
 def token_log_probs(logits: Tensor, tokens: Tensor, rows: Tensor | None = None) -> Tensor:

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 M = TypeVar("M", bound=nn.Module)
 
 
-def view_of(model: M) -> M:
+def view_of(model: M, own: Iterable[Tensor] = ()) -> M:
     """The model again, with modules of its own that hold the very same parameters and buffers.
 
     Whatever is done to the modules of one view (adapters, merged weights, hooks)
     leaves every other view as it was. Its configuration is a copy, too.
+
+    Args:
+        own: parameters of which the view has copies instead.
     """
-    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    copied = set(map(id, own))
+    tensors = (*model.parameters(), *model.buffers())
     # deepcopy takes what its memo knows instead of copying it.
-    view: M = copy.deepcopy(model, shared)
+    view: M = copy.deepcopy(model, {id(t): t for t in tensors if id(t) not in copied})
     return view
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from klvi.contexts import Context
-from klvi.engine.scoring import Completions, next_tokens
+from klvi.engine.micro_batch import MicroBatch
 from klvi.errors import UserError
 from klvi.evaluation.plan import Plan
 from klvi.evaluation.schema import MAX_SEQUENCES
@@ -20,7 +20,7 @@ from klvi.metrics.enumeration import Enumeration, enumerate_sequences
 from klvi.metrics.exact import Exact, averaged, exact_metrics
 from klvi.policy.policy import Policy
 from klvi.rewards.scoring import scored
-from klvi.samples import Samples
+from klvi.samples import Completions, Samples
 from klvi.targets.base import Target
 
 
@@ -173,19 +173,13 @@ class ExactEvaluator:
         pairs = torch.cartesian_prod(torch.arange(len(self.contexts)), torch.arange(len(rows)))
         parts = []
         at_once = self.batch_size or len(pairs)
-        with float64(model):
-            for part in pairs.to(self.policy.device).split(at_once):
-                context, row = part.unbind(1)
-                view = next_tokens(
-                    model,
-                    Completions(
-                        prompts[context],
-                        prompt_lengths[context],
-                        rows[row],
-                        torch.full((len(part),), full, device=part.device),
-                    ),
-                )
-                parts.append(view.logits.log_softmax(-1).reshape(len(part), full, -1).cpu())
+        model = copy.deepcopy(model).double()
+        for part in pairs.to(self.policy.device).split(at_once):
+            context, row = part.unbind(1)
+            lengths = torch.full_like(context, full)
+            listed = Completions(prompts[context], prompt_lengths[context], rows[row], lengths)
+            logits = MicroBatch.of(listed).forward(model).logits
+            parts.append(logits.log_softmax(-1).reshape(len(part), full, -1).cpu())
         return torch.cat(parts).reshape(len(self.contexts), len(rows), full, -1)
 
     @cached_property
@@ -201,18 +195,3 @@ class ExactEvaluator:
         digits = torch.where(prefix < self.letters, prefix, 0)
         powers = self.letters ** torch.arange(prefix.shape[1]).flip(0)
         return (digits * powers).sum(1)
-
-
-@contextmanager
-def float64(model: nn.Module) -> Iterator[nn.Module]:
-    """The model in double precision; afterwards its weights are the very tensors they were."""
-    held = [*model.parameters(), *model.buffers()]
-    originals = [tensor.data for tensor in held]
-    for tensor in held:
-        if tensor.is_floating_point():
-            tensor.data = tensor.data.double()
-    try:
-        yield model
-    finally:
-        for tensor, original in zip(held, originals, strict=True):
-            tensor.data = original

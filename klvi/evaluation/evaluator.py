@@ -17,7 +17,7 @@ from klvi.policy.policy import Policy
 from klvi.processes import ALONE, Processes
 from klvi.prompts.stream import PromptStream
 from klvi.randomness import Randomness
-from klvi.samplers.ancestral import Ancestral, log_policy_of
+from klvi.samplers.ancestral import Ancestral
 from klvi.samplers.base import Sampler
 from klvi.samplers.sharded import sample_sharded
 from klvi.samples import Draw, Samples
@@ -106,10 +106,10 @@ class Evaluator:
     def measure(self, update: int) -> tuple[dict[str, Metric], Draw]:
         """The estimates alone, and the draw that they come from."""
         contexts = repeated(self._measured, self.plan.samples)
-        draw = self._draw(self.sampler, contexts, self.seed, update, "evaluation")
+        draw = self._draw(self.policy, self.sampler, contexts, self.seed, update)
         prior, samples = self._prior_samples, draw.samples
         if draw.represents == "policy" and not self.policy.is_prior:
-            log_policy = log_policy_of(self.policy, prior, self.ancestral.budget)
+            log_policy = self.policy.log_probs(prior, self.ancestral.budget)
         else:
             log_policy = prior.log_prior
         prior = replace(prior, log_policy=log_policy)
@@ -130,7 +130,7 @@ class Evaluator:
     def draw(self, count: int, seed: int, update: int) -> Samples:
         """`count` scored samples, of the contexts in their order, over and over."""
         contexts = self.contexts.first(count)
-        return self._draw(self.sampler, contexts, seed, update, "evaluation").samples
+        return self._draw(self.policy, self.sampler, contexts, seed, update).samples
 
     def _exact(self, update: int) -> dict[str, float | None]:
         self._follow()
@@ -161,11 +161,17 @@ class Evaluator:
     def _prior_samples(self) -> Samples:
         """Samples of π0 that complete the proposal where the policy does not cover the target."""
         contexts = repeated(self._measured, self.plan.prior_samples)
-        with self.policy.with_adapter(self.policy.zero_adapter()):
-            return self._draw(self.ancestral, contexts, self.seed, 0, "prior").samples
+        prior = self.policy.without_adapter()
+        return self._draw(prior, self.ancestral, contexts, self.seed, 0, "prior").samples
 
     def _draw(
-        self, sampler: Sampler | None, contexts: list[Context], seed: int, update: int, purpose: str
+        self,
+        policy: Policy,
+        sampler: Sampler | None,
+        contexts: list[Context],
+        seed: int,
+        update: int,
+        purpose: str = "evaluation",
     ) -> Draw:
         """A scored sample per context; those of the policy with distributions behind their tokens.
 
@@ -174,12 +180,10 @@ class Evaluator:
         """
         sampler = sampler or replace(self.ancestral, distributions=True)
         randomness = Randomness(purpose, (seed,), update)
-        draw = sample_sharded(
-            self.processes, sampler, self.policy, self.target, contexts, randomness
-        )
+        draw = sample_sharded(self.processes, sampler, policy, self.target, contexts, randomness)
         if not bool(draw.samples.log_policy.isfinite().all()):
             raise UserError(
-                f"model {self.policy.prior.name}: the policy's log-probabilities are not finite; "
+                f"model {policy.prior.name}: the policy's log-probabilities are not finite; "
                 "use model.dtype=float32, or a policy trained with a smaller optim.lr"
             )
         return draw

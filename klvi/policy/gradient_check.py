@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from klvi.contexts import Context
-from klvi.engine.scoring import Completions, next_tokens
 from klvi.errors import UserError
 from klvi.policy.policy import Policy
 from klvi.policy.reference import rounded_again
@@ -34,8 +33,8 @@ def check_gradients(
 ) -> None:
     """Compare the adapter's gradients of log π, in padded batches, with plain ones row by row.
 
-    They may differ by what one more rounding per layer changes of the plain ones. The adapter is a
-    random one meanwhile.
+    They may differ by what one more rounding per layer changes of the plain ones. Checked is a view
+    of the policy, with a random adapter.
 
     Args:
         recompute: whether activations are computed again in the backward pass.
@@ -43,23 +42,23 @@ def check_gradients(
     Raises UserError where they differ, or the model cannot be trained as it is.
     """
     prompts = checked_prompts(policy.prior, contexts, min(max_new_tokens, TOKENS))[0]
-    with with_random_adapter(policy) as reference:
-        if reference is None:
-            return
-        try:
-            with unable():
-                completed = complete(policy, prompts)
-                ours = _gradients_in_batches(policy, completed, recompute)
-        except UnableError as failure:
-            raise UserError(disagreement(policy, f"a backward pass fails ({failure})")) from failure
-        named = dict(reference.named_parameters())
-        theirs = [named[name] for name in policy.adapter_names]
-        plain = _plain_gradients(reference, theirs, completed)
-        others = [
-            _plain_gradients(reference, theirs, completed, seed) for seed in range(ROUNDED_PASSES)
-        ]
+    adapted, reference = with_random_adapter(policy)
+    if reference is None:
+        return
+    try:
+        with unable():
+            completed = complete(adapted, prompts)
+            ours = _gradients_in_batches(adapted, completed, recompute)
+    except UnableError as failure:
+        raise UserError(disagreement(policy, f"a backward pass fails ({failure})")) from failure
+    named = dict(reference.named_parameters())
+    theirs = [named[name] for name in policy.adapter]
+    plain = _plain_gradients(reference, theirs, completed)
+    others = [
+        _plain_gradients(reference, theirs, completed, seed) for seed in range(ROUNDED_PASSES)
+    ]
     total = float(torch.stack([gradient.norm() for gradient in plain]).norm())
-    for i, name in enumerate(policy.adapter_names):
+    for i, name in enumerate(policy.adapter):
         spread = max(float((other[i] - plain[i]).norm()) for other in others)
         error = float((ours[i] - plain[i]).norm())
         limit = TOLERANCE * spread + SUMS * (float(plain[i].norm()) + SUMS * total)
@@ -76,14 +75,10 @@ def check_gradients(
 
 def _gradients_in_batches(policy: Policy, completed: Completed, recompute: bool) -> list[Tensor]:
     """As learning computes them."""
-    prompts, total = completed.prompts, torch.zeros((), device=policy.device)
-    with torch.enable_grad(), policy.recomputing(recompute):
-        for rows in policy.batching.together(prompts.lengths):
-            width = int(prompts.lengths[rows].max())
-            part = prompts.tokens[rows, -width:], prompts.lengths[rows]
-            tokens = completed.tokens[rows]
-            batch = Completions(*part, tokens, torch.full_like(part[1], tokens.shape[1]))
-            total = total + next_tokens(policy.model, batch).log_probs(tokens).sum()
+    model, total = policy.recomputing if recompute else policy.model, torch.zeros(())
+    with torch.enable_grad():
+        for batch in policy.micro_batches(completed):
+            total = total + batch.forward(model).log_probs().sum()
         return _gradients(total, policy.adapter_parameters())
 
 

@@ -48,7 +48,8 @@ def load_pretrained(
 
     Raises UserError where something is missing, cut off, not finite or of another kind.
     """
-    _check_files(path, key)
+    if Path(path).is_dir() and (problems := file_problems(Path(path))):
+        raise UserError(*[f"{key}={path}: {problem}" for problem in problems])
     with _explained(path, key):
         adapter = find_adapter_config_file(path, revision=options.get("revision"))
     if adapter is not None:
@@ -115,13 +116,6 @@ def check_vocabulary(name: str, model: PreTrainedModel, tokenizer: PreTrainedTok
             f"beyond the {rows:,} that the model embeds: it is another model's; save model and "
             "tokenizer together"
         )
-
-
-def _check_files(path: str, key: str) -> None:
-    if Path(path).is_dir():
-        problems = file_problems(Path(path))
-        if problems:
-            raise UserError(*[f"{key}={path}: {problem}" for problem in problems])
 
 
 def _check_loading(path: str, key: str, model: PreTrainedModel, loading: Any) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,10 +19,13 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from klvi.engine.base import Decoded, Engine, Prefixes, View
+from klvi.engine.base import Engine, View
 from klvi.engine.batching import Batching
 from klvi.engine.kernels.install import install
+from klvi.engine.memory import out_of_memory
 from klvi.engine.merging import is_mergeable, merged_weight
+from klvi.engine.micro_batch import MicroBatch, micro_batches
+from klvi.engine.scoring import pass_budget
 from klvi.engine.torch_engine import TorchEngine
 from klvi.engine.views import embeddings_are_tied, untie, view_of
 from klvi.errors import UserError
@@ -31,6 +35,7 @@ from klvi.policy.fingerprint import check_fingerprint, write_fingerprint
 from klvi.policy.loading import quiet_transformers
 from klvi.policy.prior import Prior
 from klvi.policy.schema import LoraSection
+from klvi.samples import Completions
 
 
 class ValueHead(nn.Module):
@@ -67,35 +72,56 @@ class Policy:
         adapted: the same as peft has it; None without an adapter.
         engine: what samples from the model; torch's unless it is replaced.
         batching: how the model's passes are arranged.
+        adapter: the LoRA weights by name, in a fixed order.
         adapted_layers: peft's LoRA layers by name.
         left_out: kinds of linear layers that have no adapter, by name, with the reason.
     """
 
     def __init__(self, prior: Prior, lora: LoraSection | None = None, seed: int = 0) -> None:
         self.prior = prior
-        self.model: PreTrainedModel = prior.model
-        self.adapted: PeftModel | None = None
+        self.lora = lora
         self.value_head: ValueHead | None = None
         self.engine: Engine = TorchEngine()
         self.batching = Batching()
         self.left_out: dict[str, str] = {}
         self._seed = seed
-        self.lora = lora
+        # Plain views of the prior that nobody decodes with: making one takes longer than merging.
+        self._spare: list[PreTrainedModel] = []
+        adapted = None
         if lora is not None:
-            self.model = view_of(prior.model)
             with torch.random.fork_rng(devices=[]), quiet_transformers():
                 torch.manual_seed(seed)
                 config, self.left_out = adapter_config(prior.model, lora)
                 torch.manual_seed(seed)
-                self.adapted = adapt(self.model, config)
-            self.adapted.eval()
-            install(self.model, prior.kernels)
+                adapted = adapt(view_of(prior.model), config).eval()
+            install(adapted, prior.kernels)
+        self._hold(adapted)
+
+    def _hold(self, adapted: PeftModel | None) -> None:
+        self.adapted = adapted
+        self.model: PreTrainedModel = (
+            self.prior.model if adapted is None else adapted.get_base_model()
+        )
         self.adapted_layers: dict[str, Any] = {
             name: module
             for name, module in self.model.named_modules()
             if isinstance(module, LoraLayer)
         }
-        self._adapter = {n: p for n, p in self.model.named_parameters() if "lora_" in n}
+        self.adapter = {n: p for n, p in self.model.named_parameters() if "lora_" in n}
+
+    def snapshot(self) -> Policy:
+        """The policy as it is now: adapter weights of its own, and all else shared."""
+        return self._with(self.adapted and view_of(self.adapted, own=self.adapter_parameters()))
+
+    def without_adapter(self) -> Policy:
+        """The prior as a policy, with all else of this one."""
+        return self._with(None)
+
+    def _with(self, adapted: PeftModel | None) -> Policy:
+        policy = copy.copy(self)
+        vars(policy).pop("recomputing", None)
+        policy._hold(adapted)
+        return policy
 
     @property
     def scores_while_decoding(self) -> bool:
@@ -117,7 +143,7 @@ class Policy:
         """Whether there is no adapter, or one that adds nothing, as before the first update."""
         return not any(
             bool(weight.any())
-            for name, weight in self._adapter.items()
+            for name, weight in self.adapter.items()
             if "lora_B" in name or "lora_embedding_B" in name
         )
 
@@ -135,22 +161,13 @@ class Policy:
         return self.adapter_parameters() + head
 
     def adapter_parameters(self) -> list[nn.Parameter]:
-        """The LoRA weights, in a fixed order."""
-        return list(self._adapter.values())
-
-    @property
-    def adapter_names(self) -> list[str]:
-        """The names of `adapter_parameters` in the model."""
-        return list(self._adapter)
+        """The LoRA weights, in the order of `adapter`."""
+        return list(self.adapter.values())
 
     @property
     def is_mergeable(self) -> bool:
         """Whether `merged` gives a plain model, with the adapter in its weights."""
         return all(map(is_mergeable, self.adapted_layers.values()))
-
-    @cached_property
-    def _merged_view(self) -> PreTrainedModel:
-        return view_of(self.prior.model)
 
     @contextmanager
     def merged(self) -> Iterator[PreTrainedModel]:
@@ -162,16 +179,31 @@ class Policy:
         if not self.is_mergeable:
             yield self.model
             return
-        view = self._merged_view
+        view = self._spare.pop() if self._spare else view_of(self.prior.model)
         layers = {view.get_submodule(name): layer for name, layer in self.adapted_layers.items()}
         originals = {module: module.weight for module in layers}
-        for module, layer in layers.items():
-            module.weight = nn.Parameter(merged_weight(layer), requires_grad=False)
         try:
+            for module, layer in layers.items():
+                module.weight = nn.Parameter(merged_weight(layer), requires_grad=False)
             yield view
         finally:
             for module, original in originals.items():
                 module.weight = original
+            self._spare.append(view)
+
+    @cached_property
+    def recomputing(self) -> PreTrainedModel:
+        """`model`, but its passes keep no activations inside layers: the backward redoes them.
+
+        The layers are told one by one: transformers' own switch takes effect in training mode
+        alone, which would bring the prior's dropout back.
+        """
+        view = view_of(self.model)
+        for layer in view.modules():
+            if isinstance(layer, GradientCheckpointingLayer):
+                layer.gradient_checkpointing = layer.training = True
+                layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+        return view
 
     def view(self, model: PreTrainedModel, stop_token_ids: tuple[int, ...] | None = None) -> View:
         """What an engine decodes: `model`, which is what `merged` gives, and the value head.
@@ -181,80 +213,27 @@ class Policy:
         stop = stop_token_ids or self.prior.stop_token_ids
         return View(model, stop, self.value_head, self.batching)
 
-    def complete(
-        self, model: PreTrainedModel, prompts: tuple[Tensor, Tensor], uniforms: Tensor
-    ) -> Decoded:
-        """Completions of `prompts`, tokens `(N, P)` and lengths `(N,)`, by what `merged` gives.
+    def micro_batches(
+        self, completions: Completions, budget: int | None = None
+    ) -> Iterator[MicroBatch]:
+        """All completions, once, in passes of `budget` tokens; None for what suits the model."""
+        return micro_batches(completions, budget or pass_budget(self.model), self.batching)
 
-        `uniforms` `(N, T)` are the random numbers of T steps.
-        """
-        return self.engine.complete(self.view(model), Prefixes(*prompts), uniforms)
-
-    @contextmanager
-    def recomputing(self, wanted: bool = True) -> Iterator[None]:
-        """Forward passes that keep no activations inside layers; the backward pass redoes them.
-
-        The layers are told one by one: transformers' own switch takes effect in training mode
-        alone, which would bring the prior's dropout back.
-        """
-        if not wanted:
-            yield
-            return
-        layers = [m for m in self.model.modules() if isinstance(m, GradientCheckpointingLayer)]
-        for layer in layers:
-            layer.gradient_checkpointing = layer.training = True
-            layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
-        try:
-            yield
-        finally:
-            for layer in layers:
-                layer.gradient_checkpointing = layer.training = False
-
-    @contextmanager
-    def with_adapter(self, weights: list[Tensor] | None) -> Iterator[None]:
-        """The policy with `weights` (from `snapshot`) as its adapter; None leaves it as it is."""
-        parameters = self.adapter_parameters()
-        if weights is None:
-            yield
-            return
-        current = [p.data for p in parameters]
-        for parameter, weight in zip(parameters, weights, strict=True):
-            parameter.data = weight
-        try:
-            yield
-        finally:
-            for parameter, weight in zip(parameters, current, strict=True):
-                parameter.data = weight
-
-    def snapshot(self) -> list[Tensor]:
-        """A copy of the adapter's weights."""
-        return [p.detach().clone() for p in self.adapter_parameters()]
-
-    def zero_adapter(self) -> list[Tensor]:
-        """Weights for `with_adapter` that make the policy the prior."""
-        return [torch.zeros_like(p) for p in self.adapter_parameters()]
+    @out_of_memory("scoring")
+    @torch.no_grad()
+    def log_probs(self, completions: Completions, budget: int | None = None) -> Tensor:
+        """`(N, T)` log π of given completions, nats per token, 0 in padded places."""
+        log_probs = torch.zeros(completions.tokens.shape, device=self.device)
+        for batch in self.micro_batches(completions, budget):
+            found = batch.forward(self.model).log_probs()
+            log_probs[batch.rows, : found.shape[1]] = found
+        return log_probs
 
     @torch.no_grad()
-    def random_adapter(self, norm: float = 0.5, seed: int = 0) -> dict[str, Tensor]:
-        """Adapter weights by name, which change each layer's weight by `norm` times its norm."""
-        generator = torch.Generator().manual_seed(seed)
-        weights = {
-            name: torch.randn(p.shape, generator=generator).to(p)
-            for name, p in self._adapter.items()
-        }
-        for name, layer in self.adapted_layers.items():
-            down, up = (
-                next(n for n in weights if n.startswith(f"{name}.lora_") and kind in n)
-                for kind in ("_A", "_B")
-            )
-            scaling = float(next(iter(layer.scaling.values())))
-            a, b = weights[down].float().flatten(1), weights[up].float().flatten(1)
-            # ‖BA‖² = tr(BᵀB·AAᵀ), without the product itself.
-            change = scaling * float(((b.T @ b) * (a @ a.T)).sum().sqrt())
-            base = getattr(layer.get_base_layer(), "weight", None)
-            size = 1.0 if base is None or base.is_quantized else float(base.float().norm())
-            weights[up] *= norm * max(size, 1e-6) / change
-        return weights
+    def set_adapter(self, weights: Iterable[Tensor]) -> None:
+        """Copy `weights`, in the order of `adapter_parameters`, into the adapter."""
+        for parameter, weight in zip(self.adapter_parameters(), weights, strict=True):
+            parameter.copy_(weight)
 
     def save_adapter(self, directory: Path) -> None:
         """Write the adapter as a PEFT folder."""
@@ -273,8 +252,8 @@ class Policy:
             raise UserError(f"{directory}: no adapter (adapter_model.safetensors) in this folder")
         with naming(file, UserError):
             state = load_file(file, device=str(self.device))
-        expected = {k: v.shape for k, v in _adapter_state(self.adapted).items()}
-        if expected != {k: v.shape for k, v in state.items()}:
+        expected = get_peft_model_state_dict(self.adapted, save_embedding_layers=False)
+        if {k: v.shape for k, v in expected.items()} != {k: v.shape for k, v in state.items()}:
             raise UserError(f"{directory}: this adapter belongs to another model or lora section")
         whole = [k for k, v in state.items() if not v.is_floating_point()]
         if whole:
@@ -303,8 +282,3 @@ class Policy:
         if embeddings_are_tied(self.prior.plain) and not embeddings_are_tied(model):
             untie(model.config)
         return model
-
-
-def _adapter_state(adapted: PeftModel) -> dict[str, Tensor]:
-    state: dict[str, Tensor] = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-    return state

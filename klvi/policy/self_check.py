@@ -22,8 +22,9 @@ from klvi.contexts import Context
 from klvi.engine.base import Engine
 from klvi.engine.batching import ARRANGEMENTS, Batching
 from klvi.engine.memory import is_out_of_memory
+from klvi.engine.torch_engine import TorchEngine
 from klvi.engine.views import view_of
-from klvi.errors import UserError, described
+from klvi.errors import RunError, UserError, described
 from klvi.policy.adapter_check import wrong_layer
 from klvi.policy.adapters import adapt
 from klvi.policy.policy import Policy
@@ -38,6 +39,8 @@ TOLERANCE = 3.0
 # Spacings of float32 within which the same logits give other log-probabilities.
 SPACINGS = 8.0
 STRETCHES = 4
+# How much a random adapter changes a weight, relatively.
+CHANGE = 0.5
 LOW = {torch.bfloat16, torch.float16}
 # On a CPU: weights of a model of 16 bits that is checked in float32, too.
 MAX_COPY_BYTES = 2**29
@@ -108,7 +111,7 @@ def check_policy(
 ) -> list[Agreement]:
     """Find the fastest arrangement of passes that is right for prior and policy, and take it.
 
-    The adapter is a random one meanwhile, and the policy's own again afterwards.
+    Checked is a view of the policy, with a random adapter.
 
     Args:
         fallback: the policy's engine where its own does not give the model's numbers.
@@ -166,19 +169,19 @@ def _affordable(device: torch.device) -> int:
 def _checked(
     policy: Policy, prompts: Sequence[Prompts], arrangements: Sequence[Batching]
 ) -> list[Agreement]:
-    before = policy.batching
-    failures: list[str] = []
-    with with_random_adapter(policy) as reference:
-        wrong = wrong_layer(policy, reference) if reference is not None else None
-        if wrong:
-            raise UserError(disagreement(policy, wrong))
-        for policy.batching in arrangements:
-            try:
-                return _agreements(policy, reference, prompts)
-            except UnableError as failure:
-                failures.append(f"{failure} ({policy.batching})")
-    policy.batching = before
-    raise UserError(disagreement(policy, failures[-1]))
+    adapted, reference = with_random_adapter(policy)
+    wrong = wrong_layer(adapted, reference) if reference is not None else None
+    if wrong:
+        raise UserError(disagreement(policy, wrong))
+    for adapted.batching in arrangements:
+        try:
+            found = _agreements(adapted, reference, prompts)
+        except UnableError as failure:
+            problem = f"{failure} ({adapted.batching})"
+        else:
+            policy.batching = adapted.batching
+            return found
+    raise UserError(disagreement(policy, problem))
 
 
 def disagreement(policy: Policy, problem: str) -> str:
@@ -195,10 +198,9 @@ def _agreements(
     policy: Policy, reference: PreTrainedModel | None, prompts: Sequence[Prompts]
 ) -> list[Agreement]:
     """Of prior and policy, for each part of the check, up to the first problem, which is raised."""
-    prior = Policy(policy.prior)
-    prior.batching = policy.batching
-    if policy.engine.exact_log_probs:
-        prior.engine = policy.engine
+    prior = policy.without_adapter()
+    if not policy.engine.exact_log_probs:
+        prior.engine = TorchEngine()
     views = [("prior", prior, policy.prior.plain)]
     if reference is not None:
         views.insert(0, ("policy", policy, reference))
@@ -227,7 +229,7 @@ def unable() -> Iterator[None]:
     try:
         yield
     except Exception as error:  # models raise whatever they like
-        if is_out_of_memory(error):
+        if isinstance(error, RunError) or is_out_of_memory(error):
             raise
         raise UnableError(described(error)) from error
 
@@ -236,19 +238,19 @@ def _check_plain(name: str, plain: PreTrainedModel, prompts: Prompts) -> None:
     """Raises UserError where a plain pass as long as the run fails, or is not finite."""
     row = prompts.tokens[int(prompts.lengths.argmax())]
     tokens = row.repeat(prompts.longest // len(row) + 1)[: prompts.longest]
-    with _running(name, plain, prompts):
+    with _running(name, plain, prompts.longest):
         log_probs = plain_log_probs(plain, tokens, 1)
     _check_finite(name, plain, [log_probs])
 
 
 @contextmanager
-def _running(name: str, plain: PreTrainedModel, prompts: Prompts) -> Iterator[None]:
+def _running(name: str, plain: PreTrainedModel, longest: int) -> Iterator[None]:
     try:
         with unable():
             yield
     except UnableError as failure:
         raise UserError(
-            f"model {name}: {type(plain).__name__} cannot run on {prompts.longest} "
+            f"model {name}: {type(plain).__name__} cannot run on {longest} "
             f"tokens ({failure}); lower max_new_tokens, or take another model"
         ) from failure
 
@@ -262,7 +264,7 @@ def _check_finite(name: str, plain: PreTrainedModel, references: Sequence[Tensor
 
 
 def _compare(name: str, model: str, plain: PreTrainedModel, completed: Completed) -> Agreement:
-    with _running(model, plain, completed.prompts):
+    with _running(model, plain, completed.longest):
         rows = [_differences(plain, completed, row) for row in completed.distinct_prompts()]
     _check_finite(model, plain, [reference for reference, *_ in rows])
     references, spread, prefixes, decoded, scored = (list(part) for part in zip(*rows, strict=True))
@@ -278,7 +280,7 @@ def _compare(name: str, model: str, plain: PreTrainedModel, completed: Completed
     if not agreement.is_causal:
         raise UserError(
             f"model {model}: {type(plain).__name__} is no causal language model at "
-            f"{completed.prompts.longest} tokens: a token's log-probability moves by "
+            f"{completed.longest} tokens: a token's log-probability moves by "
             f"{float(agreement.prefixes.mean()):.2g} nats with what follows it; take a causal "
             "model, or, where its positions are scaled by length, lower max_new_tokens"
         )
@@ -301,20 +303,32 @@ def _differences(plain: PreTrainedModel, completed: Completed, row: int) -> tupl
     )
 
 
-@contextmanager
-def with_random_adapter(policy: Policy) -> Iterator[PreTrainedModel | None]:
+def with_random_adapter(policy: Policy) -> tuple[Policy, PreTrainedModel | None]:
     """The policy with a random adapter, and peft's own model with the same; None without one."""
-    if policy.adapted is None:
-        yield None
-        return
-    weights = policy.random_adapter()
+    random = policy.snapshot()
+    if random.adapted is None:
+        return random, None
+    _randomise(random)
     reference = view_of(policy.prior.plain)
-    adapt(reference, policy.adapted.peft_config["default"]).eval()
-    own = dict(reference.named_parameters())
-    for name, weight in weights.items():
-        own[name].data = weight
-    with policy.with_adapter(list(weights.values())):
-        yield reference
+    adapt(reference, random.adapted.peft_config["default"]).eval()
+    named = dict(reference.named_parameters())
+    for name, weight in random.adapter.items():
+        named[name].data = weight.detach()
+    return random, reference
+
+
+@torch.no_grad()
+def _randomise(policy: Policy) -> None:
+    """Adapter weights that change each layer's weight by `CHANGE` times its norm."""
+    generator = torch.Generator().manual_seed(0)
+    policy.set_adapter(torch.randn(p.shape, generator=generator) for p in policy.adapter.values())
+    for name, layer in policy.adapted_layers.items():
+        base = getattr(layer.get_base_layer(), "weight", None)
+        size = 1.0 if base is None or base.is_quantized else float(base.float().norm())
+        change = float(layer.get_delta_weight(layer.active_adapters[0]).float().norm())
+        names = (f"{name}.lora_B", f"{name}.lora_embedding_B")
+        up = next(p for n, p in policy.adapter.items() if n.startswith(names))
+        up *= CHANGE * max(size, 1e-6) / change
 
 
 def layer_kinds(model: nn.Module) -> list[str]:

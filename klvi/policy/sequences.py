@@ -11,12 +11,12 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from klvi.contexts import Context
-from klvi.engine.base import Decoded, Prefixes
-from klvi.engine.scoring import Completions, next_tokens
+from klvi.engine.base import Prefixes
 from klvi.engine.torch_engine import TorchEngine
 from klvi.policy.policy import Policy
 from klvi.policy.prior import Prior
 from klvi.randomness import Randomness
+from klvi.samples import Completions
 
 # Completions up to this length are decoded whole, of longer ones only stretches.
 WHOLE, STRETCH = 48, 24
@@ -29,11 +29,9 @@ NEVER = (-1,)
 
 
 @dataclass(frozen=True)
-class Prompts:
-    """Prompts `(R, P)`, padded on the left, of `lengths` `(R,)`, and how much to decode."""
+class Prompts(Prefixes):
+    """Prompts, and how much to decode."""
 
-    tokens: Tensor
-    lengths: Tensor
     new_tokens: int
 
     @property
@@ -43,26 +41,27 @@ class Prompts:
 
 
 @dataclass(frozen=True)
-class Completed:
+class Completed(Completions):
     """Completions of prompts, as klvi decodes and scores them.
 
     Attributes:
-        prompts: of each row.
-        tokens: `(R, T)`.
         decoded: `(R, T)` log-probabilities found while decoding, nats; None where the engine has
             none.
-        scored: `(R, T)` those of a padded batch.
+        scored: `(R, T)` those of micro-batches.
     """
 
-    prompts: Prompts
-    tokens: Tensor
     decoded: Tensor | None
     scored: Tensor
 
     def row(self, number: int) -> tuple[Tensor, int]:
         """A row's prompt and completion without padding, and where the completion starts."""
-        start = int(self.prompts.lengths[number])
-        return torch.cat([self.prompts.tokens[number, -start:], self.tokens[number]]), start
+        start = int(self.prompt_lengths[number])
+        return torch.cat([self.prompt_tokens[number, -start:], self.tokens[number]]), start
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt with its completion."""
+        return int((self.prompt_lengths + self.lengths).max())
 
     def distinct_prompts(self) -> range:
         """A row of each prompt: the second, which has left the row that it shared."""
@@ -102,34 +101,21 @@ def checked_prompts(
     ]
 
 
+@torch.no_grad()
 def complete(policy: Policy, prompts: Prompts, known: Completed | None = None) -> Completed:
     """The prompts completed and scored as in a rollout, but never ended; or `known`, scored."""
-    count, new = len(prompts.lengths), prompts.new_tokens
-    uniforms = Randomness("check", (0,), 0).uniforms(torch.arange(count), new)
-    tokens = torch.zeros(count, new, dtype=torch.long, device=policy.device)
-    decoded, scored = (torch.zeros(count, new, device=policy.device) for _ in range(2))
-    for rows in policy.batching.together(prompts.lengths):
-        width = int(prompts.lengths[rows].max())
-        part = prompts.tokens[rows, -width:], prompts.lengths[rows]
-        if known is None:
-            found = _decoded(policy, Prefixes(*part), uniforms[rows.cpu()])
-            tokens[rows] = found.tokens
-            assert found.log_probs is not None, "of an engine whose log-probabilities are exact"
-            decoded[rows] = found.log_probs
-        else:
-            tokens[rows] = known.tokens[rows]
-        batch = Completions(*part, tokens[rows], torch.full_like(part[1], new))
-        with torch.no_grad():
-            scored[rows] = next_tokens(policy.model, batch).log_probs(tokens[rows]).float()
-    checked = known is None and policy.engine.exact_log_probs
-    return Completed(prompts, tokens, decoded if checked else None, scored)
-
-
-def _decoded(policy: Policy, prompts: Prefixes, uniforms: Tensor) -> Decoded:
-    # Other engines have limits of their own, and their log-probabilities are not used.
-    engine = policy.engine if policy.engine.exact_log_probs else TorchEngine()
-    with policy.merged() as model:
-        return engine.complete(policy.view(model, NEVER), prompts, uniforms)
+    new, decoded = prompts.new_tokens, None
+    if known is None:
+        # Other engines have limits of their own, and their log-probabilities are not used.
+        engine = policy.engine if policy.engine.exact_log_probs else TorchEngine()
+        uniforms = Randomness("check", (0,), 0).uniforms(torch.arange(len(prompts)), new)
+        with policy.merged() as model:
+            found = engine.complete(policy.view(model, NEVER), prompts, uniforms)
+        decoded = found.log_probs if engine is policy.engine else None
+    tokens = found.tokens if known is None else known.tokens
+    lengths = torch.full_like(prompts.lengths, new)
+    ids = Completions(prompts.tokens, prompts.lengths, tokens, lengths)
+    return Completed(**vars(ids), decoded=decoded, scored=policy.log_probs(ids))
 
 
 def _batch(rows: Sequence[Tensor], new_tokens: int) -> Prompts:

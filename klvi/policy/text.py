@@ -16,11 +16,12 @@ from transformers import PreTrainedTokenizerBase
 
 from klvi.contexts import Context
 from klvi.errors import UserError
-from klvi.policy.tokenizer import REPLACEMENT
 
 # Of a prompt, so many tokens at its end tell how a completion reads after it: the bytes of a
 # character, the word that is gone on with, and special tokens, which are not read.
 TAIL = 16
+# What a decoder writes for bytes that are no character.
+REPLACEMENT = "\ufffd"
 # No text that means something has it; a tokenizer without bytes has no token for it.
 UNSEEN = "\U0010fffd"
 MAX_QUOTE = 80

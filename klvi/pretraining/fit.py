@@ -12,8 +12,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from klvi.errors import UserError
-from klvi.policy.tokenizer import train_tokenizer, unknown_characters
 from klvi.pretraining.schema import PretrainConfig
+from klvi.pretraining.tokenizer import train_tokenizer, unknown_characters
 
 IGNORED = -100
 EVALUATION_BATCH = 256

@@ -27,7 +27,9 @@ class Adaptive(Sampler):
         self.ancestral = ancestral or Ancestral()
         self.divergence = divergence
         self._policy: Policy | None = None
-        self._weights: list[Tensor] | None = None
+        self._earlier: Policy | None = None
+        # Those of the earlier policy, until there is one to take them.
+        self._restored: list[Tensor] | None = None
         self._gain = 0.0
 
     def sample(
@@ -39,10 +41,10 @@ class Adaptive(Sampler):
     ) -> Draw:
         """Completions of the earlier policy, whose log-probabilities they have."""
         self._policy = policy
-        if self._weights is None:
-            self._weights = policy.snapshot()
-        with policy.with_adapter(self._weights):
-            draw = self.ancestral.sample(policy, target, contexts, randomness)
+        if self._earlier is None:
+            self._earlier = policy.snapshot()
+            self._earlier.set_adapter(self._restored or policy.adapter_parameters())
+        draw = self.ancestral.sample(self._earlier, target, contexts, randomness)
         return replace(draw, represents="sampler")
 
     def adapt(self, draw: Draw, log_target: Tensor, log_policy: Callable[[], Tensor]) -> None:
@@ -50,7 +52,9 @@ class Adaptive(Sampler):
         self._gain += self.gain(draw, log_target, log_policy)
         if self._gain > 0:
             assert self._policy is not None, "adapts to what was sampled"
-            self._weights, self._gain = self._policy.snapshot(), 0.0
+            assert self._earlier is not None
+            self._earlier.set_adapter(self._policy.adapter_parameters())
+            self._gain = 0.0
 
     def gain(self, draw: Draw, log_target: Tensor, log_policy: Callable[[], Tensor]) -> float:
         """By how much the policy is nearer to the target than the proposal q is.
@@ -74,8 +78,12 @@ class Adaptive(Sampler):
 
     def state_dict(self) -> dict[str, Any]:
         """The earlier policy's weights, and what the present one has gained on it."""
-        return {"weights": self._weights, "gain": self._gain}
+        weights = self._restored
+        if self._earlier is not None:
+            weights = [parameter.detach() for parameter in self._earlier.adapter_parameters()]
+        return {"weights": weights, "gain": self._gain}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore `state_dict()`."""
-        self._weights, self._gain = state["weights"], float(state["gain"])
+        self._earlier, self._restored = None, state["weights"]
+        self._gain = float(state["gain"])

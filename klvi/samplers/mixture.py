@@ -13,7 +13,7 @@ from klvi.contexts import Context
 from klvi.policy.policy import Policy
 from klvi.randomness import Randomness
 from klvi.rewards.scoring import scored
-from klvi.samplers.ancestral import Ancestral, log_policy_of
+from klvi.samplers.ancestral import Ancestral
 from klvi.samplers.base import Sampler
 from klvi.samples import Cost, Draw, Samples
 from klvi.targets.base import Target
@@ -46,10 +46,10 @@ class Mixture(Sampler):
         of_policy, of_prior = map(torch.tensor, split_evenly(range(len(contexts)), others))
         samples = self.ancestral.complete(policy, for_policy, randomness, of_policy)
         if for_prior:
-            with policy.with_adapter(policy.zero_adapter()):
-                drawn = self.ancestral.complete(policy, for_prior, randomness, of_prior)
+            prior = policy.without_adapter()
+            drawn = self.ancestral.complete(prior, for_prior, randomness, of_prior)
             with timed("prior", policy.device):
-                log_policy = log_policy_of(policy, drawn, self.ancestral.budget)
+                log_policy = policy.log_probs(drawn, self.ancestral.budget)
             samples = Samples.concatenate([samples, replace(drawn, log_policy=log_policy)])
         density = log_mixture(samples, len(for_prior))
         weight = samples.log_policy_sequence - density

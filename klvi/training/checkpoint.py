@@ -191,8 +191,8 @@ def _restore(loop: Loop, state: dict[str, Any]) -> None:
 class Completed:
     """A copy of a loop's state after its last complete update, kept to be put back.
 
-    Whatever an update that was broken off has done to weights, optimizer and estimates, and
-    wherever another adapter was in the policy's place, `restore` undoes it.
+    Whatever an update that was broken off has done to weights, optimizer and estimates, `restore`
+    undoes it.
     """
 
     def __init__(self, loop: Loop) -> None:
@@ -202,16 +202,16 @@ class Completed:
     def keep(self) -> None:
         """Copy the state as it is now."""
         loop = self._loop
+        adapter = [parameter.detach().clone() for parameter in loop.policy.adapter_parameters()]
         # One assignment: what breaks the copying off leaves the one before.
-        self._kept = loop.policy.snapshot(), copy.deepcopy(_state(loop))
+        self._kept = adapter, copy.deepcopy(_state(loop))
 
     def restore(self) -> None:
         """Put the copy back; time that went by since, and a record that was seen to, stay so."""
         loop, (adapter, state) = self._loop, self._kept
         seconds = max(loop.seconds, state["seconds"])
         seen_to = loop.record is None and loop.update == state["update"]
-        for parameter, weight in zip(loop.policy.adapter_parameters(), adapter, strict=True):
-            parameter.data = weight.clone()
+        loop.policy.set_adapter(adapter)
         _restore(loop, copy.deepcopy(state))
         loop.seconds = seconds
         loop.record = None if seen_to else loop.record

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-
 from klvi.policy.policy import Policy
 from klvi.processes import Processes
 from klvi.prompts.stream import PromptStream
@@ -31,14 +29,12 @@ def refitted(
     count = target.samples_to_fit(update)
     if not count:
         return None
-    prior = policy.with_adapter(policy.zero_adapter())
-    with prior if update == 0 else contextlib.nullcontext():
-        draw = sample_sharded(
-            processes,
-            sampler,
-            policy,
-            target,
-            contexts.batch(update, count),
-            Randomness("fit", (seed, update), update),
-        )
+    draw = sample_sharded(
+        processes,
+        sampler,
+        policy if update else policy.without_adapter(),
+        target,
+        contexts.batch(update, count),
+        Randomness("fit", (seed, update), update),
+    )
     return target.fitted(draw.samples)

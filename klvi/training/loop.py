@@ -13,6 +13,7 @@ from torch import Tensor
 
 from klvi import interruption
 from klvi.engine.memory import out_of_memory
+from klvi.engine.micro_batch import MicroBatch
 from klvi.engine.scoring import token_entropy
 from klvi.errors import UserError
 from klvi.objectives.base import Objective, Prediction, Signals, Statistics, Totals
@@ -20,7 +21,6 @@ from klvi.policy.policy import Policy
 from klvi.processes import ALONE, Processes
 from klvi.prompts.stream import PromptStream
 from klvi.randomness import Randomness, seeded_generator
-from klvi.samplers.ancestral import Pass, log_policy_of, passes
 from klvi.samplers.base import Sampler
 from klvi.samplers.sharded import sample_sharded
 from klvi.samples import Draw, Samples
@@ -30,27 +30,14 @@ from klvi.training.fitting import refitted
 from klvi.training.optimisation import Optimisation
 
 Record = dict[str, Any]
+# What one forward pass learns from: its inputs, the n sequences, and the objective's signals.
+Part = tuple[MicroBatch, Samples, Signals]
 # Samples on which a policy is checked before it is kept.
 PROBED = 4
 
 
 class DivergenceError(UserError):
     """The policy is spoiled: what it has become must not be kept."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """What one forward pass learns from.
-
-    Attributes:
-        batch: the pass.
-        samples: the n sequences that it covers.
-        signals: the objective's, of `samples`.
-    """
-
-    batch: Pass
-    samples: Samples
-    signals: Signals
 
 
 @dataclass(frozen=True)
@@ -218,14 +205,14 @@ class Loop:
 
     def learn_minibatch(self, parts: Sequence[Part], *, entropy: bool) -> Statistics:
         """One optimizer step; gradients are summed over the parts of the minibatch."""
-        lengths = [part.samples.lengths for part in parts]
+        lengths = [samples.lengths for _, samples, _ in parts]
         sizes = sum(map(len, lengths)), sum(int(each.sum()) for each in lengths)
         sequences, tokens = zip(*self.processes.gather(sizes), strict=True)
         totals = Totals(sum(sequences), sum(tokens))
         own: dict[str, float] = defaultdict(float)
-        for part in parts:
-            prediction = self.predict(part, entropy=entropy)
-            loss, statistics = self.objective.loss(prediction, part.samples, part.signals, totals)
+        for batch, samples, signals in parts:
+            prediction = self.predict(batch, entropy=entropy)
+            loss, statistics = self.objective.loss(prediction, samples, signals, totals)
             self.optimisation.backward(loss)
             if prediction.entropy is not None:
                 mean_entropy = prediction.entropy.sum().item() / totals.tokens
@@ -243,20 +230,18 @@ class Loop:
         """A minibatch cut into what one forward pass takes; of no samples there are none."""
         if not len(samples):
             return
-        budget = self.settings.learned_tokens
-        for batch in passes(self.policy.model, samples, budget, self.policy.batching):
+        for batch in self.policy.micro_batches(samples, self.settings.learned_tokens):
             chosen = samples.select(batch.rows).compact()
-            yield Part(batch, chosen, _select(signals, batch.rows, chosen.tokens.shape[1]))
+            yield batch, chosen, _select(signals, batch.rows, chosen.tokens.shape[1])
 
-    def predict(self, part: Part, *, entropy: bool) -> Prediction:
+    def predict(self, batch: MicroBatch, *, entropy: bool) -> Prediction:
         """One forward pass for the policy's log-probabilities and, with a value head, values."""
-        with self.policy.recomputing(self.settings.recompute):
-            view = part.batch.view(self.policy.model)
-        head = self.policy.value_head
+        policy, head = self.policy, self.policy.value_head
+        view = batch.forward(policy.recomputing if self.settings.recompute else policy.model)
         return Prediction(
-            log_policy=view.log_probs(part.samples.tokens),
+            log_policy=view.log_probs(),
             values=None if head is None else view.per_token(head(view.hidden)),
-            mask=view.mask,
+            mask=batch.mask,
             entropy=view.per_token(token_entropy(view.logits.detach())) if entropy else None,
         )
 
@@ -266,7 +251,7 @@ class Loop:
         On a few samples of the last rollout: weights can be finite, and what they compute not.
         """
         if self._probe is not None:
-            log_policy = log_policy_of(self.policy, self._probe)
+            log_policy = self.policy.log_probs(self._probe)
             self._check("the log-probabilities are", log_policy, update=self.update)
 
     def _check(self, what: str, *values: Tensor | None, update: int | None = None) -> None:
@@ -301,7 +286,7 @@ class Loop:
         def log_policy() -> Tensor:
             shard, budget = self.processes.shard(len(draw.samples)), self.settings.scored_tokens
             own = draw.samples.select(torch.arange(shard.start, shard.stop))
-            values = log_policy_of(self.policy, own, budget).double().sum(1)
+            values = self.policy.log_probs(own, budget).double().sum(1)
             found = self.processes.gather(values.cpu())
             return torch.cat(found).to(values.device)
 

@@ -48,16 +48,18 @@ def calibrations(evaluators: Sequence[Evaluator], repetitions: int) -> Iterator[
     """
     seeds = itertools.count()
     for evaluator in evaluators:
-        trained = evaluator.policy.snapshot()
         for share in SHARES:
+            policy = evaluator.policy.snapshot()
             # What is added to a weight is the product of two matrices.
-            scaled = [math.sqrt(share) * weight for weight in trained]
-            with evaluator.policy.with_adapter(scaled):
-                yield _calibration(evaluator, list(itertools.islice(seeds, repetitions)))
+            policy.set_adapter(math.sqrt(share) * weight for weight in policy.adapter_parameters())
+            assert evaluator.enumeration is not None, "verify takes enumerable priors alone"
+            enumeration = replace(evaluator.enumeration, policy=policy)
+            scaled = replace(evaluator, policy=policy, enumeration=enumeration)
+            yield _calibration(scaled, list(itertools.islice(seeds, repetitions)))
 
 
 def _calibration(evaluator: Evaluator, seeds: Sequence[int]) -> Calibration:
-    assert evaluator.enumeration is not None, "verify takes enumerable priors alone"
+    assert evaluator.enumeration is not None
     evaluations = [replace(evaluator, seed=seed).measure(0)[0] for seed in seeds]
     return Calibration(evaluator.enumeration.evaluate(0), evaluations)
 

@@ -9,21 +9,16 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Iterator
 
 import torch
-from torch import Tensor
-from transformers import PreTrainedModel
 
 from klvi.contexts import contexts_of
-from klvi.engine.base import Decoded
-from klvi.engine.scoring import (
-    Completions,
-    next_tokens,
-    pass_budget,
-    token_batches,
-    token_log_probs,
-)
+from klvi.engine.base import Prefixes
+from klvi.engine.micro_batch import MicroBatch, token_batches
+from klvi.engine.scoring import pass_budget
 from klvi.randomness import Randomness
+from klvi.samples import Completions
 from klvi.training.loop import Loop
 from scripts.bench.klvi_side import assemble
 from scripts.bench.measurement import NECESSARY_PARTS, Measurement, Recorder
@@ -40,11 +35,11 @@ def measure(workload: Workload) -> Measurement:
         started = clock()
         loop.step()
         marks = [clock()]
-        prompts, decoded = _decode(loop, update)
+        completions = _decode(loop, update)
         marks.append(clock())
-        _prior_pass(loop, prompts, decoded)
+        _prior_pass(loop, completions)
         marks.append(clock())
-        _forward_and_backward(loop, prompts, decoded)
+        _forward_and_backward(loop, completions)
         marks.append(clock())
         if update < workload.warmup:
             continue
@@ -58,36 +53,31 @@ def measure(workload: Workload) -> Measurement:
     return result
 
 
-def _decode(loop: Loop, seed: int) -> tuple[tuple[Tensor, Tensor], Decoded]:
-    prior = loop.policy.prior
-    prompts = prior.encode(contexts_of([""] * loop.settings.batch_size))
-    with loop.policy.merged() as model:
+def _decode(loop: Loop, seed: int) -> Completions:
+    policy = loop.policy
+    prompts = Prefixes(*policy.prior.encode(contexts_of([""] * loop.settings.batch_size)))
+    with policy.merged() as model:
         rows = torch.arange(loop.settings.batch_size)
         steps = loop.ancestral.max_new_tokens
         uniforms = Randomness("bench", (seed,), seed).uniforms(rows, steps)
-        decoded = loop.policy.complete(model, prompts, uniforms)
-    return prompts, decoded
+        decoded = policy.engine.complete(policy.view(model), prompts, uniforms)
+    return Completions(prompts.tokens, prompts.lengths, decoded.tokens, decoded.lengths)
 
 
 @torch.no_grad()
-def _prior_pass(loop: Loop, prompts: tuple[Tensor, Tensor], decoded: Decoded) -> None:
-    budget = pass_budget(loop.policy.model)
-    for rows in token_batches(decoded.lengths, prompts[0].shape[1], budget):
-        _log_probs(loop.policy.prior.model, prompts, decoded, rows)
+def _prior_pass(loop: Loop, completions: Completions) -> None:
+    for batch in _micro_batches(loop, completions):
+        batch.forward(loop.policy.prior.model).log_probs()
 
 
-def _forward_and_backward(loop: Loop, prompts: tuple[Tensor, Tensor], decoded: Decoded) -> None:
-    budget = pass_budget(loop.policy.model)
-    for rows in token_batches(decoded.lengths, prompts[0].shape[1], budget):
-        loop.optimisation.backward(_log_probs(loop.policy.model, prompts, decoded, rows).sum())
+def _forward_and_backward(loop: Loop, completions: Completions) -> None:
+    for batch in _micro_batches(loop, completions):
+        loop.optimisation.backward(batch.forward(loop.policy.model).log_probs().sum())
     loop.optimisation.optimizer.zero_grad()
 
 
-def _log_probs(
-    model: PreTrainedModel, prompts: tuple[Tensor, Tensor], decoded: Decoded, rows: Tensor
-) -> Tensor:
-    """`(n,)` log-probabilities, nats per token, of the completions at `rows`."""
-    tokens = decoded.tokens[rows, : int(decoded.lengths[rows].max())]
-    batch = Completions(prompts[0][rows], prompts[1][rows], tokens, decoded.lengths[rows])
-    view = next_tokens(model, batch)
-    return token_log_probs(view.logits, tokens[view.mask])
+def _micro_batches(loop: Loop, completions: Completions) -> Iterator[MicroBatch]:
+    """Of all completions, also of equal ones."""
+    width, lengths = completions.prompt_tokens.shape[1], completions.lengths
+    for rows in token_batches(lengths, width, pass_budget(loop.policy.model)):
+        yield MicroBatch.of(completions.trimmed(width, int(lengths[rows].max())), rows)

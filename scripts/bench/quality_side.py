@@ -20,7 +20,7 @@ from transformers import GPT2ForSequenceClassification, PreTrainedModel
 
 from klvi.config.compose import composer, to_config
 from klvi.contexts import contexts_of
-from klvi.engine.scoring import Completions, next_tokens
+from klvi.engine.micro_batch import MicroBatch
 from klvi.metrics.enumeration import enumerate_sequences
 from klvi.policy.policy import Policy
 from klvi.policy.schema import EnumerableModelConfig
@@ -28,6 +28,7 @@ from klvi.rewards.build import build_reward
 from klvi.rewards.scoring import score
 from klvi.runs.assembly import assemble_evaluator, assemble_loop
 from klvi.runs.schema import TrainConfig
+from klvi.samples import Completions
 from scripts.bench.klvi_side import train
 
 BATCH = 256
@@ -70,8 +71,8 @@ def exact_kl(policy: Policy, config: TrainConfig) -> Callable[[], float]:
     )
 
     def log_probs(model: PreTrainedModel) -> torch.Tensor:
-        view = next_tokens(model, completions)
-        return view.log_probs(sequences.tokens).double().sum(1)
+        view = MicroBatch.of(completions).forward(model)
+        return view.log_probs().double().sum(1)
 
     prompts = completions.prompt_tokens, completions.prompt_lengths
     texts = policy.prior.decode(*prompts, sequences.tokens, sequences.lengths)

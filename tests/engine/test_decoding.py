@@ -14,11 +14,12 @@ from klvi.engine import graph_engine
 from klvi.engine.base import Decoded, Engine, Prefixes, View, tokens_at
 from klvi.engine.cache import ReservedLayer
 from klvi.engine.graph_engine import GraphEngine
-from klvi.engine.scoring import Completions, next_tokens
+from klvi.engine.micro_batch import MicroBatch
 from klvi.engine.torch_engine import TorchEngine
 from klvi.errors import UserError
 from klvi.policy.policy import Policy
 from klvi.randomness import Randomness
+from klvi.samples import Completions
 
 TORCH = TorchEngine()
 both = pytest.mark.parametrize("engine", [TORCH, GraphEngine()], ids=["torch", "graph"])
@@ -51,8 +52,8 @@ def test_captured_log_probs_are_those_of_scoring(policy: Policy, engine: Engine)
     lengths = torch.tensor([3, 2, 1, 3]).repeat(64)
     decoded = run(policy, prompts, lengths, engine=engine)
     batch = Completions(prompts, lengths, decoded.tokens, decoded.lengths)
-    view = next_tokens(policy.model, batch)
-    scored = view.log_probs(decoded.tokens)
+    view = MicroBatch.of(batch).forward(policy.model)
+    scored = view.log_probs()
     assert_close(decoded.log_probs, scored, atol=3e-5, rtol=0)
 
 
@@ -140,7 +141,8 @@ def test_values_are_read_at_each_prefix(policy: Policy, engine: Engine) -> None:
     disturb(policy)
     prompts, lengths = start(32)
     decoded = run(policy, prompts, lengths, engine=engine)
-    view = next_tokens(policy.model, Completions(prompts, lengths, decoded.tokens, decoded.lengths))
+    batch = Completions(prompts, lengths, decoded.tokens, decoded.lengths)
+    view = MicroBatch.of(batch).forward(policy.model)
     assert decoded.values is not None
     assert decoded.values.abs().sum() > 0
     assert_close(decoded.values, view.per_token(head(view.hidden)), atol=3e-5, rtol=1e-5)
@@ -199,15 +201,15 @@ def test_a_graph_knows_rotary_positions_of_padded_prompts() -> None:
     lengths = torch.randint(1, 6, (40,))
     prefixes = Prefixes(prompts, lengths)
     decoded = GraphEngine().complete(View(model, (10,)), prefixes, numbers(40, 6))
-    view = next_tokens(model, Completions(prompts, lengths, decoded.tokens, decoded.lengths))
-    assert_close(decoded.log_probs, view.log_probs(decoded.tokens), atol=3e-5, rtol=0)
-    alone = next_tokens(
-        model,
+    batch = Completions(prompts, lengths, decoded.tokens, decoded.lengths)
+    view = MicroBatch.of(batch).forward(model)
+    assert_close(decoded.log_probs, view.log_probs(), atol=3e-5, rtol=0)
+    alone = MicroBatch.of(
         Completions(
             prompts[:1, -int(lengths[0]) :], lengths[:1], decoded.tokens[:1], decoded.lengths[:1]
-        ),
-    )
-    assert_close(decoded.log_probs[:1], alone.log_probs(decoded.tokens[:1]), atol=3e-5, rtol=0)
+        )
+    ).forward(model)
+    assert_close(decoded.log_probs[:1], alone.log_probs(), atol=3e-5, rtol=0)
 
 
 def test_a_graph_refuses_caches_without_a_fixed_size() -> None:

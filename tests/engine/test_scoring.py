@@ -5,16 +5,14 @@ from torch.testing import assert_close
 from transformers import CONFIG_MAPPING, PretrainedConfig
 
 from klvi.engine import scoring
+from klvi.engine.micro_batch import MicroBatch, token_batches
 from klvi.engine.scoring import (
-    Completions,
-    next_tokens,
-    token_batches,
     token_entropy,
     token_kl,
     token_log_probs,
 )
 from klvi.policy.policy import Policy
-from klvi.samplers.ancestral import passes
+from klvi.samples import Completions
 
 
 def test_log_probs_are_those_of_a_plain_forward_pass(
@@ -23,8 +21,8 @@ def test_log_probs_are_those_of_a_plain_forward_pass(
     disturb(policy)
     policy.model.double()
     batch = enumeration.completions
-    view = next_tokens(policy.model, batch)
-    ours = view.log_probs(batch.tokens)
+    view = MicroBatch.of(batch).forward(policy.model)
+    ours = view.log_probs()
     inputs = torch.cat([batch.prompt_tokens, batch.tokens], 1)
     plain = policy.model(input_ids=inputs).logits[:, :-1].log_softmax(-1)
     expected = plain.gather(2, batch.tokens[..., None]).squeeze(-1) * batch.mask
@@ -45,8 +43,8 @@ def test_left_padding_changes_no_number(policy: Policy) -> None:
     lengths = torch.tensor([3, 2])
     prompts = torch.tensor([[4, 0, 1], [4, 4, 2]])
     both = Completions(prompts, torch.tensor([3, 2]), tokens, lengths)
-    view = next_tokens(policy.model, both)
-    padded = view.log_probs(tokens)
+    view = MicroBatch.of(both).forward(policy.model)
+    padded = view.log_probs()
     for row, start in ((0, 0), (1, 1)):
         alone = Completions(
             prompts[row : row + 1, start:],
@@ -54,8 +52,8 @@ def test_left_padding_changes_no_number(policy: Policy) -> None:
             tokens[[row]],
             lengths[[row]],
         )
-        single = next_tokens(policy.model, alone)
-        log_probs = single.log_probs(alone.tokens)
+        single = MicroBatch.of(alone).forward(policy.model)
+        log_probs = single.log_probs()
         assert_close(padded[[row]], log_probs, atol=2e-6, rtol=1e-5)
 
 
@@ -63,7 +61,9 @@ def test_what_stands_in_padding_does_not_matter(policy: Policy) -> None:
     prompts, lengths = torch.tensor([[4], [4]]), torch.tensor([3, 1])
     ones = torch.ones(2, dtype=torch.long)
     views = [
-        next_tokens(policy.model, Completions(prompts, ones, torch.tensor(tokens), lengths)).logits
+        MicroBatch.of(Completions(prompts, ones, torch.tensor(tokens), lengths))
+        .forward(policy.model)
+        .logits
         for tokens in ([[0, 1, 2], [4, 4, 4]], [[0, 1, 2], [4, 0, 3]])
     ]
     assert torch.equal(views[0], views[1])
@@ -110,13 +110,13 @@ def test_passes_follow_the_size_of_the_output(
 ) -> None:
     """Five logits a token, and 40 of them in a pass: 8 tokens, prompts included."""
     samples = made_samples([3, 3, 3, 3, 2, 1])
-    assert len(list(passes(policy.model, samples))) == 1
+    assert len(list(policy.micro_batches(samples))) == 1
     size = scoring.output_size(policy.model)
     monkeypatch.setattr(scoring, "CPU_LOGITS", 8 * size)
-    cut = list(passes(policy.model, samples))
+    cut = list(policy.micro_batches(samples))
     assert len(cut) > 1
-    assert all(batch.inputs.tokens.numel() + len(batch.inputs.tokens) <= 8 for batch in cut)
-    assert len(list(passes(policy.model, samples, 100))) == 1
+    assert all(batch.wanted.numel() + len(batch.wanted) <= 8 for batch in cut)
+    assert len(list(policy.micro_batches(samples, 100))) == 1
 
 
 def test_the_output_may_exceed_the_vocabulary(policy: Policy) -> None:

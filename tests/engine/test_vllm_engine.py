@@ -26,7 +26,6 @@ from klvi.policy.prior import load_prior
 from klvi.policy.schema import LoraSection, ModelConfig
 from klvi.randomness import Randomness
 from klvi.runs.assembly import assemble_evaluator, assemble_loop
-from klvi.samplers.ancestral import log_policy_of
 from klvi.samples import Samples
 
 
@@ -148,7 +147,7 @@ def test_training_follows_the_policy(engine: ModuleType) -> None:
     assert loop.step()["val/ratio"] == pytest.approx(1.0, abs=0.05)
     disturb(loop.policy, 0.02)
     samples = loop.roll_out(loop.target).samples
-    assert_close(samples.log_policy, log_policy_of(loop.policy, samples), atol=1e-5, rtol=0)
+    assert_close(samples.log_policy, loop.policy.log_probs(samples), atol=1e-5, rtol=0)
 
 
 def test_a_model_that_the_engine_refuses(policy: Policy, engine: ModuleType) -> None:

@@ -8,7 +8,7 @@ from support import Enumeration, disturb, letter_reward
 from torch import Tensor
 from torch.testing import assert_close
 
-from klvi.engine.scoring import next_tokens
+from klvi.engine.micro_batch import MicroBatch
 from klvi.objectives.gdc import dpg_loss
 from klvi.objectives.ppo import clipped_policy_loss, generalised_advantages, penalised_rewards
 from klvi.policy.policy import Policy
@@ -36,7 +36,7 @@ class Exact:
         batch = self.enumeration.completions
 
         model = self.policy.prior.model if prior else self.policy.model
-        return next_tokens(model, batch).log_probs(batch.tokens)
+        return MicroBatch.of(batch).forward(model).log_probs()
 
     def gradient(self, loss: Tensor) -> Tensor:
         parameters = self.policy.adapter_parameters()

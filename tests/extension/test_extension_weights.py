@@ -18,7 +18,7 @@ from klvi.contexts import Context
 from klvi.errors import UserError
 from klvi.policy.policy import Policy
 from klvi.randomness import Randomness
-from klvi.samplers.ancestral import Ancestral, log_policy_of
+from klvi.samplers.ancestral import Ancestral
 from klvi.samples import Draw, Samples
 from klvi.targets.posterior import Posterior
 
@@ -50,7 +50,7 @@ def test_a_reused_completion_is_weighed_by_what_drew_it(policy: Policy) -> None:
     assert second.info["buffer/reused"] == old.double().mean() > 0.2
     assert second.cost.rewards == ROWS - int(old.sum())
     assert samples.contexts == CONTEXTS
-    now = log_policy_of(policy, samples).double().sum(1)
+    now = policy.log_probs(samples).double().sum(1)
     torch.testing.assert_close(samples.log_policy_sequence, now, atol=1e-4, rtol=0)
     # What drew the first rollout was the prior, as the policy was before it was disturbed.
     drawn = torch.where(old, samples.log_prior_sequence, now)

@@ -24,7 +24,7 @@ def test_right_gradients_pass_and_leave_the_policy_as_it_was(
     model_type: str, dtype: torch.dtype
 ) -> None:
     policy = small_policy(model_type, dtype)
-    before = policy.snapshot()
+    before = policy.snapshot().adapter_parameters()
     check_gradients(policy, PROMPTS, 8)
     check_gradients(policy, PROMPTS, 8, recompute=True)
     after = policy.adapter_parameters()

@@ -5,7 +5,7 @@ import torch
 from support import Enumeration, disturb
 from torch.testing import assert_close
 
-from klvi.engine.scoring import next_tokens
+from klvi.engine.micro_batch import MicroBatch
 from klvi.errors import UserError
 from klvi.policy.policy import Policy
 from klvi.policy.prior import load_prior
@@ -38,8 +38,8 @@ def test_merging_is_the_same_policy_and_leaves_every_bit(
     before = {name: value.clone() for name, value in policy.model.state_dict().items()}
     expected = enumeration.log_probs(policy).detach()
     with policy.merged() as model, torch.no_grad():
-        view = next_tokens(model, enumeration.completions)
-        merged = view.log_probs(enumeration.completions.tokens).double().sum(1)
+        view = MicroBatch.of(enumeration.completions).forward(model)
+        merged = view.log_probs().double().sum(1)
     assert_close(merged, expected, atol=1e-4, rtol=1e-4)
     for _ in range(1000):
         with policy.merged():
@@ -75,10 +75,14 @@ def test_policies_on_one_prior_give_in_turn_what_each_gives_alone(
 
 
 def test_a_snapshot_can_stand_in(policy: Policy, enumeration: Enumeration) -> None:
-    old, before = policy.snapshot(), enumeration.log_probs(policy).detach()
+    before = enumeration.log_probs(disturb(policy)).detach()
+    old = policy.snapshot()
     after = enumeration.log_probs(disturb(policy)).detach()
-    with policy.with_adapter(old):
-        assert torch.equal(enumeration.log_probs(policy), before)
+    assert torch.equal(enumeration.log_probs(old), before)
+    assert torch.equal(enumeration.log_probs(policy), after)
+    old.set_adapter(policy.adapter_parameters())
+    assert torch.equal(enumeration.log_probs(old), after)
+    disturb(old)
     assert torch.equal(enumeration.log_probs(policy), after)
 
 
@@ -128,13 +132,12 @@ def test_recomputed_activations_give_the_same_gradients(
         nonlocal calls
         calls += 1
 
-    policy.model.transformer.h[0].ln_1.register_forward_hook(count)
     results = []
-    for wanted, passes in ((False, 1), (True, 2)):
+    for model, passes in ((policy.model, 1), (policy.recomputing, 2)):
         calls = 0
-        with policy.recomputing(wanted):
-            loss = enumeration.log_probs(policy).mean()
-        gradients = torch.autograd.grad(loss, policy.adapter_parameters())
+        model.transformer.h[0].ln_1.register_forward_hook(count)
+        loss = MicroBatch.of(enumeration.completions).forward(model).log_probs().double().sum(1)
+        gradients = torch.autograd.grad(loss.mean(), policy.adapter_parameters())
         results.append(torch.cat([gradient.flatten() for gradient in gradients]))
         assert calls == passes
     assert_close(results[0], results[1])

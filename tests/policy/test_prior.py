@@ -27,11 +27,13 @@ from transformers import (
 )
 
 from klvi.contexts import contexts_of
-from klvi.engine.scoring import Completions, next_tokens, token_log_probs
+from klvi.engine.micro_batch import MicroBatch
+from klvi.engine.scoring import token_log_probs
 from klvi.errors import UserError
 from klvi.policy.policy import Policy
 from klvi.policy.prior import load_prior
 from klvi.policy.schema import LoraSection, ModelConfig
+from klvi.samples import Completions
 
 SMALL = {
     "hidden_size": 32,
@@ -107,15 +109,15 @@ def test_decoding_and_scoring_agree(architecture: str, tmp_path: Path) -> None:
     batch = Completions(
         samples.prompt_tokens, samples.prompt_lengths, samples.tokens, samples.lengths
     )
-    view = next_tokens(policy.model, batch)
-    scored = view.log_probs(samples.tokens)
+    view = MicroBatch.of(batch).forward(policy.model)
+    scored = view.log_probs()
     assert_close(samples.log_policy, scored, atol=1e-4, rtol=0)
     assert (samples.log_policy - samples.log_prior).abs().max() > 0.01
     for row in (0, 1, 2):
         alone = policy.prior.encode(contexts_of([samples.prompts[row]]))
         length = samples.lengths[[row]]
         tokens = samples.tokens[[row], : int(length)]
-        single = next_tokens(policy.model, Completions(*alone, tokens, length))
+        single = MicroBatch.of(Completions(*alone, tokens, length)).forward(policy.model)
         log_probs = token_log_probs(single.logits, tokens[0])
         assert_close(log_probs, scored[row, : int(length)], atol=1e-4, rtol=0)
 

@@ -12,10 +12,10 @@ from klvi.policy.loading import quiet_transformers
 from klvi.policy.prior import load_prior
 from klvi.policy.schema import ModelConfig
 from klvi.policy.tiny import tiny_path
-from klvi.policy.tokenizer import unknown_characters
 from klvi.pretraining.fit import encode, losses, mean_and_error, sample_tokens
 from klvi.pretraining.quality import log_probabilities
 from klvi.pretraining.stories import EVENTS, stories
+from klvi.pretraining.tokenizer import unknown_characters
 
 SAMPLES = 1_000
 

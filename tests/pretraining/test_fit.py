@@ -9,10 +9,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
 from klvi.commands import pretrain as command
 from klvi.commands.context import Context
 from klvi.errors import UserError
-from klvi.policy.tokenizer import train_tokenizer, unknown_characters
 from klvi.pretraining.fit import encode, losses, mean_and_error, pretrain, sample_tokens
 from klvi.pretraining.schema import PretrainConfig
 from klvi.pretraining.stories import stories
+from klvi.pretraining.tokenizer import train_tokenizer, unknown_characters
 
 SMALL: dict[str, object] = {
     "out": "prior",

@@ -15,7 +15,7 @@ from klvi.policy.policy import Policy
 from klvi.policy.prior import load_prior
 from klvi.randomness import Randomness
 from klvi.samplers.adaptive import Adaptive
-from klvi.samplers.ancestral import Ancestral, log_policy_of
+from klvi.samplers.ancestral import Ancestral
 from klvi.samples import Draw
 from klvi.targets.posterior import Posterior
 
@@ -67,6 +67,6 @@ def test_the_earlier_policy_draws_until_the_present_one_has_gained() -> None:
     assert restored.state_dict()["gain"] == pytest.approx(-1.0, abs=1e-5)
     adaptive.adapt(first, samples.log_policy_sequence, lambda: samples.log_drawn + 3.0)
     now = drawn(0).samples
-    assert_close(now.log_policy, log_policy_of(policy, now), atol=1e-5, rtol=0)
+    assert_close(now.log_policy, policy.log_probs(now), atol=1e-5, rtol=0)
     assert now.texts != first.samples.texts
     assert adaptive.state_dict()["gain"] == 0.0

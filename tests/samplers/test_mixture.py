@@ -12,7 +12,7 @@ from klvi.contexts import contexts_of
 from klvi.policy.policy import Policy
 from klvi.policy.prior import load_prior
 from klvi.randomness import Randomness
-from klvi.samplers.ancestral import Ancestral, log_policy_of
+from klvi.samplers.ancestral import Ancestral
 from klvi.samplers.mixture import Mixture, log_mixture, split_evenly
 from klvi.targets.posterior import Posterior
 
@@ -28,9 +28,9 @@ def test_its_share_of_the_prior_comes_last_and_knows_both_densities() -> None:
     )
     samples = draw.samples
     assert len(samples) == 4000
-    assert_close(samples.log_policy, log_policy_of(policy, samples), atol=1e-4, rtol=0)
+    assert_close(samples.log_policy, policy.log_probs(samples), atol=1e-4, rtol=0)
     prior = Policy(policy.prior)
-    assert_close(samples.log_prior, log_policy_of(prior, samples), atol=1e-4, rtol=0)
+    assert_close(samples.log_prior, prior.log_probs(samples), atol=1e-4, rtol=0)
     log_ratio = (samples.log_policy - samples.log_prior).sum(1)
     # KL(π‖π0) > 0 > −KL(π0‖π), each many standard errors from 0.
     for half, sign in ((log_ratio[:2000], 1), (log_ratio[2000:], -1)):

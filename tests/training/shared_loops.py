@@ -80,7 +80,7 @@ def trained(objective: str) -> dict[str, Any]:
     evaluator = assemble_evaluator(config, adapted=True)
     loop = assemble_loop(config, evaluator)
     loop.proposal = WholeDraw(loop.proposal)
-    start = loop.policy.snapshot()
+    start = loop.policy.snapshot().adapter_parameters()
     records: list[dict[str, Any]] = []
     loop.on_update.append(records.append)
     loop.run()

@@ -105,7 +105,7 @@ def fail(*_: object, **__: object) -> None:
 
 
 OUT_OF_MEMORY = [
-    ("klvi.samplers.ancestral._unscored", "decoding", "engine.batch_size"),
+    ("klvi.samplers.ancestral.Decoded.concatenate", "decoding", "engine.batch_size"),
     ("klvi.samplers.ancestral._scores", "scoring", "engine.micro_batch_tokens"),
     ("klvi.evaluation.evaluator.evaluate", "evaluating", "evaluation.samples"),
     ("klvi.rewards.contains.Contains.__call__", "computing rewards", "reward."),

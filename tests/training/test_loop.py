@@ -13,8 +13,7 @@ from klvi.errors import UserError
 from klvi.objectives.base import Signals, Statistics
 from klvi.runs.assembly import assemble_evaluator, assemble_loop
 from klvi.runs.schema import TrainConfig
-from klvi.samplers.ancestral import log_policy_of
-from klvi.samples import Samples
+from klvi.samples import Completions, Samples
 from klvi.targets.base import Target
 from klvi.training.loop import DivergenceError, Loop
 
@@ -33,7 +32,7 @@ def gradients(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Tensor]
     return [p.grad for p in loop.policy.parameters() if p.grad is not None], statistics
 
 
-def all_apart(samples: Samples) -> tuple[Tensor, Tensor]:
+def all_apart(samples: Completions) -> tuple[Tensor, Tensor]:
     rows = torch.arange(len(samples))
     return rows, rows
 
@@ -46,7 +45,7 @@ def test_sequences_that_repeat_count_as_often_as_they_occur(
         objective={"name": objective}, batch_size=256, optim={"micro_batch_tokens": 100}
     )
     together, statistics = gradients(assembled(config), monkeypatch)
-    monkeypatch.setattr(Samples, "distinct_inputs", all_apart)
+    monkeypatch.setattr(Completions, "distinct_inputs", all_apart)
     apart, expected = gradients(assembled(config), monkeypatch)
     assert len(together) == len(apart) > 0
     for ours, plain in zip(together, apart, strict=True):
@@ -107,12 +106,13 @@ def test_the_parts_of_a_minibatch_hold_each_sequence_once() -> None:
     signals = {"row": torch.arange(60), "token": samples.tokens}
     parts = list(loop.parts(samples, signals))
     assert len(parts) > 1
-    assert sorted(torch.cat([part.signals["row"] for part in parts]).tolist()) == list(range(60))
-    for part in parts:
-        inputs, place = part.batch.inputs.tokens, part.batch.place
-        assert torch.equal(inputs[place][:, :-1], part.samples.tokens[:, :-1])
-        assert torch.equal(part.signals["token"], part.samples.tokens)
-        assert part.samples.texts == [samples.texts[row] for row in part.signals["row"].tolist()]
+    assert sorted(torch.cat([own["row"] for _, _, own in parts]).tolist()) == list(range(60))
+    for batch, chosen, own in parts:
+        assert len(batch.inputs) < len(batch.tokens)
+        assert torch.equal(batch.rows, own["row"])
+        assert torch.equal(batch.tokens, chosen.tokens)
+        assert torch.equal(own["token"], chosen.tokens)
+        assert chosen.texts == [samples.texts[row] for row in own["row"].tolist()]
 
 
 def test_graphs_decode_for_a_critic_and_are_not_scored_again() -> None:
@@ -122,7 +122,7 @@ def test_graphs_decode_for_a_critic_and_are_not_scored_again() -> None:
     assert loop.policy.scores_while_decoding
     samples = loop.roll_out(loop.target).samples
     assert samples.values is not None
-    assert_close(samples.log_policy, log_policy_of(loop.policy, samples), atol=3e-5, rtol=0)
+    assert_close(samples.log_policy, loop.policy.log_probs(samples), atol=3e-5, rtol=0)
 
 
 def test_without_cuda_graphs_are_refused() -> None:

@@ -44,7 +44,7 @@ def test_a_gradient_of_zero_moves_nothing(algorithm: str) -> None:
     """Neither by momentum, which earlier steps have left, nor by weight decay."""
     policy, optimisation = made(algorithm, weight_decay=0.1)
     step(optimisation, 0)
-    before = policy.snapshot()
+    before = policy.snapshot().adapter_parameters()
     for parameter in policy.adapter_parameters():
         parameter.grad = torch.zeros_like(parameter)
     assert optimisation.step() == 0.0
@@ -55,7 +55,7 @@ def test_a_gradient_of_zero_moves_nothing(algorithm: str) -> None:
 
 def test_muon_moves_the_adapters_matrices_alike_in_all_directions() -> None:
     policy, optimisation = made("muon")
-    before = policy.snapshot()
+    before = policy.snapshot().adapter_parameters()
     step(optimisation, 0)
     for old, new in zip(before, policy.adapter_parameters(), strict=True):
         singular = torch.linalg.svdvals(new.detach() - old)

@@ -13,8 +13,9 @@ from klvi.engine.kernels.activations import TanhGELU
 from klvi.engine.kernels.install import install
 from klvi.engine.kernels.lora import FusedLora
 from klvi.engine.kernels.products import FrozenConv1D, FrozenLinear, has_onednn
-from klvi.engine.scoring import Completions, next_tokens
+from klvi.engine.micro_batch import MicroBatch
 from klvi.policy.policy import Policy
+from klvi.samples import Completions
 
 OWN = (TanhGELU, FusedLora, FrozenConv1D, FrozenLinear)
 # Layers of 2^18 numbers, for which oneDNN pays.
@@ -29,7 +30,7 @@ def log_probs(policy: Policy) -> torch.Tensor:
     prompts, lengths = policy.prior.encode(PROMPTS)
     tokens = torch.tensor([[5, 6, 2], [7, 8, 9], [9, 2, 0]])
     batch = Completions(prompts, lengths, tokens, torch.tensor([3, 3, 2]))
-    return next_tokens(policy.model, batch).log_probs(tokens)
+    return MicroBatch.of(batch).forward(policy.model).log_probs()
 
 
 def test_none_leaves_transformers_and_pefts_modules() -> None:

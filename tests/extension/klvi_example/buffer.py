@@ -13,7 +13,7 @@ from klvi.contexts import Context
 from klvi.policy.policy import Policy
 from klvi.randomness import Randomness
 from klvi.rewards.scoring import scored
-from klvi.samplers.ancestral import Ancestral, log_policy_of
+from klvi.samplers.ancestral import Ancestral
 from klvi.samplers.base import Sampler
 from klvi.samples import Cost, Draw, Samples
 from klvi.targets.base import Target
@@ -54,7 +54,7 @@ class Buffer(Sampler):
         if len(old):
             assert self._kept is not None, "it has places"
             kept = replace(self._kept.select(places[old]), contexts=_at(contexts, old))
-            log_policy = log_policy_of(policy, kept, self.ancestral.budget)
+            log_policy = policy.log_probs(kept, self.ancestral.budget)
             parts.append(replace(kept, log_policy=log_policy))
             tokens += int(kept.lengths.sum())
         samples = Samples.concatenate([_weighted(part) for part in parts])

@@ -19,6 +19,7 @@ from torch.testing import assert_close
 from transformers import GPT2Config, GPT2ForSequenceClassification
 
 from klvi.contexts import contexts_of, unprompted
+from klvi.engine.micro_batch import MicroBatch
 from klvi.objectives.base import Prediction
 from klvi.objectives.build import build_objective
 from klvi.policy.policy import Policy
@@ -27,11 +28,11 @@ from klvi.prompts.stream import PromptStream
 from klvi.rewards.scoring import scored
 from klvi.runs.assembly import loop_settings, optimiser_settings
 from klvi.runs.schema import TrainConfig
-from klvi.samplers.ancestral import Ancestral, rescore
+from klvi.samplers.ancestral import Ancestral, token_scores
 from klvi.samples import Draw, Samples
 from klvi.targets.base import Target
 from klvi.targets.build import build_target
-from klvi.training.loop import Loop, Part, Record
+from klvi.training.loop import Loop, Record
 from klvi.training.optimisation import Optimisation
 from klvi.training.trl.trainer import trainer_for
 
@@ -44,21 +45,23 @@ class SeparateValueLoop(Loop):
 
     rollouts: list[Samples]
 
-    def values(self, samples: Samples) -> Tensor:
-        tokens = torch.cat([samples.prompt_tokens, samples.tokens], 1)
+    def values(self, completions: Tensor) -> Tensor:
+        tokens = torch.cat([torch.full_like(completions[:, :1], LETTERS), completions], 1)
         head = self.policy.value_head
         hidden = head.transformer(tokens).last_hidden_state
         return head.score(hidden)[:, :-1].squeeze(-1)
 
     def roll_out(self, target: Target) -> Draw:
-        samples = rescore(self.policy, self.rollouts[self.update], distributions=True)
+        drawn = self.rollouts[self.update]
+        scores = token_scores(self.policy, drawn, distributions=True)
         with torch.no_grad():
-            samples = replace(samples, values=self.values(samples))
+            scores["values"] = self.values(drawn.tokens)
+        samples = replace(drawn, **scores)
         return Draw(scored(samples, target.scorers, update=self.update + 1))
 
-    def predict(self, part: Part, *, entropy: bool) -> Prediction:
-        prediction = super().predict(part, entropy=entropy)
-        return replace(prediction, values=self.values(part.samples))
+    def predict(self, batch: MicroBatch, *, entropy: bool) -> Prediction:
+        prediction = super().predict(batch, entropy=entropy)
+        return replace(prediction, values=self.values(batch.tokens))
 
 
 class SeparateValues(nn.Module):

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Sequence
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from klvi.policy.text import REPLACEMENT
+
 END_OF_TEXT = "<|endoftext|>"
-REPLACEMENT = "\ufffd"
 
 Merge = tuple[str, str]
 
