@@ -65,8 +65,8 @@ def _repetition(order: int) -> MetricSpec:
     )
 
 
-def _against_the_prior() -> Iterator[MetricSpec]:
-    yield MetricSpec(
+AGAINST_THE_PRIOR = (
+    MetricSpec(
         name="eval/reward",
         unit="the reward's",
         group="Reward",
@@ -79,8 +79,8 @@ def _against_the_prior() -> Iterator[MetricSpec]:
         bounded=True,
         column="reward",
         update="objective/scores",
-    )
-    yield MetricSpec(
+    ),
+    MetricSpec(
         name="eval/kl_prior",
         unit=NATS,
         group="Against the prior",
@@ -92,8 +92,8 @@ def _against_the_prior() -> Iterator[MetricSpec]:
         numeric=True,
         column="KL(π‖π0)",
         update="objective/kl",
-    )
-    yield MetricSpec(
+    ),
+    MetricSpec(
         name="eval/perplexity_prior",
         unit="perplexity per token",
         group="Against the prior",
@@ -103,57 +103,57 @@ def _against_the_prior() -> Iterator[MetricSpec]:
         interval=exponential_interval,
         numeric=True,
         geometric=True,
-    )
+    ),
+)
 
 
-def _against_the_target() -> Iterator[MetricSpec]:
-    group = "Against the target"
-    yield MetricSpec(
+AGAINST_THE_TARGET = (
+    MetricSpec(
         name="eval/kl_target_reverse",
         unit=NATS,
-        group=group,
+        group="Against the target",
         meaning="KL(π‖p), nats",
         exact=exact.kl_reverse,
         weighted=importance.kl_reverse,
         interval=kl_interval,
         needs=WEIGHTS | {"log_z", "support"},
         column="KL(π‖p)",
-    )
-    yield MetricSpec(
+    ),
+    MetricSpec(
         name="eval/kl_target_forward",
         unit=NATS,
-        group=group,
+        group="Against the target",
         meaning="KL(p‖π), nats",
         exact=exact.kl_forward,
         weighted=importance.kl_forward,
         interval=kl_interval,
         needs=WEIGHTS | {"log_z"},
         column="KL(p‖π)",
-    )
-    yield MetricSpec(
+    ),
+    MetricSpec(
         name="eval/tv_target",
         unit="probability",
-        group=group,
+        group="Against the target",
         meaning="TV(π, p)",
         exact=lambda listed: 0.5 * float((listed.policy - listed.target).abs().sum()),
         weighted=importance.total_variation,
         interval=variation_interval,
         needs=WEIGHTS | {"log_z"},
-    )
-    yield MetricSpec(
+    ),
+    MetricSpec(
         name="eval/log_z",
         unit="nats",
-        group=group,
+        group="Against the target",
         meaning="nats",
         exact=lambda listed: listed.log_z,
         weighted=importance.log_z,
         interval=nats_interval,
         needs=WEIGHTS | {"log_z"},
-    )
-    yield MetricSpec(
+    ),
+    MetricSpec(
         name="eval/log_z_lower",
         unit="nats",
-        group=group,
+        group="Against the target",
         meaning="ELBO, nats",
         exact=lambda listed: listed.log_z - exact.kl_reverse(listed),
         estimate=lambda d: estimators.mean(
@@ -162,21 +162,21 @@ def _against_the_target() -> Iterator[MetricSpec]:
         weighted=importance.log_z_lower,
         interval=nats_interval,
         needs=DENSITY | {"potential", "support"},
-    )
-    yield MetricSpec(
+    ),
+    MetricSpec(
         name="eval/log_z_upper",
         unit="nats",
-        group=group,
+        group="Against the target",
         meaning="upper bound, nats",
         exact=lambda listed: listed.log_z + exact.kl_forward(listed),
         weighted=importance.log_z_upper,
         interval=nats_interval,
         needs=WEIGHTS | {"log_z"},
-    )
-    yield MetricSpec(
+    ),
+    MetricSpec(
         name="eval/penalised_reward_std",
         unit="the reward's",
-        group=group,
+        group="Against the target",
         meaning="0 at the target",
         exact=exact.penalised_reward_std,
         estimate=lambda d: estimators.standard_deviation(
@@ -185,21 +185,22 @@ def _against_the_target() -> Iterator[MetricSpec]:
         interval=penalised_interval,
         needs=DENSITY | {"support"},
         numeric=True,
-    )
-    yield MetricSpec(
+    ),
+    MetricSpec(
         name="eval/ess",
         unit="samples",
-        group=group,
+        group="Against the target",
         meaning="effective samples",
         exact=exact.effective_sample_size,
         weighted=importance.effective_sample_size,
         interval=ess_interval,
         needs=WEIGHTS,
-    )
+    ),
+)
 
 
-def _of_texts() -> Iterator[MetricSpec]:
-    yield MetricSpec(
+OF_TEXTS = (
+    MetricSpec(
         name="eval/entropy",
         unit=NATS,
         group="Diversity",
@@ -210,8 +211,8 @@ def _of_texts() -> Iterator[MetricSpec]:
         numeric=True,
         column="entropy",
         update="objective/entropy",
-    )
-    yield MetricSpec(
+    ),
+    MetricSpec(
         name="eval/entropy_token",
         unit="nats per token",
         group="Diversity",
@@ -222,9 +223,9 @@ def _of_texts() -> Iterator[MetricSpec]:
         ),
         needs=DENSITY,
         numeric=True,
-    )
-    yield from map(_distinct, text.ORDERS)
-    yield MetricSpec(
+    ),
+    *map(_distinct, text.ORDERS),
+    MetricSpec(
         name="eval/self_bleu_5",
         unit="BLEU",
         group="Diversity",
@@ -232,8 +233,8 @@ def _of_texts() -> Iterator[MetricSpec]:
         estimate=lambda d: text.self_bleu_estimate(d.tokens, d.content, d.seed, d.sampling.units),
         interval=unit_interval,
         needs=frozenset({"equal weights"}),
-    )
-    yield MetricSpec(
+    ),
+    MetricSpec(
         name="eval/duplicates",
         unit=SHARE,
         group="Diversity",
@@ -244,9 +245,9 @@ def _of_texts() -> Iterator[MetricSpec]:
         ),
         interval=unit_interval,
         needs=frozenset({"equal weights"}),
-    )
-    yield from map(_repetition, text.ORDERS[1:])
-    yield MetricSpec(
+    ),
+    *map(_repetition, text.ORDERS[1:]),
+    MetricSpec(
         name="eval/longest_run",
         unit=TOKENS,
         group="Repetition",
@@ -257,8 +258,8 @@ def _of_texts() -> Iterator[MetricSpec]:
         ),
         interval=tokens_interval(0.0),
         bounded=True,
-    )
-    yield MetricSpec(
+    ),
+    MetricSpec(
         name="eval/length",
         unit=TOKENS,
         group="Length",
@@ -267,8 +268,8 @@ def _of_texts() -> Iterator[MetricSpec]:
         estimate=lambda d: estimators.bounded_mean(d.lengths.double(), d.sampling),
         interval=tokens_interval(1.0),
         bounded=True,
-    )
-    yield MetricSpec(
+    ),
+    MetricSpec(
         name="eval/eos",
         unit=SHARE,
         group="Length",
@@ -277,47 +278,49 @@ def _of_texts() -> Iterator[MetricSpec]:
         estimate=lambda d: estimators.bounded_mean(d.ended.double(), d.sampling),
         interval=unit_interval,
         bounded=True,
-    )
+    ),
+)
 
 
-def _by_enumeration() -> Iterator[MetricSpec]:
-    """Of the target itself, and of a policy whose sequences are all listed."""
-    yield MetricSpec(
+# Of the target itself, and of a policy whose sequences are all listed.
+BY_ENUMERATION = (
+    MetricSpec(
         name="target/entropy",
         unit=NATS,
         group="Target",
         meaning=NATS,
         exact=lambda listed: -listed.target_mean(listed.log_density),
         needs=ENUMERATION,
-    )
-    yield MetricSpec(
+    ),
+    MetricSpec(
         name="target/reward",
         unit="the reward's",
         group="Target",
         meaning="mean",
         exact=lambda listed: float(listed.target @ listed.scores["reward"]),
         needs=frozenset({"enumeration", "score/reward"}),
-    )
-    yield MetricSpec(
+    ),
+    MetricSpec(
         name="target/kl_prior",
         unit=NATS,
         group="Target",
         meaning="KL(p‖π0), nats",
         exact=lambda listed: listed.target_mean(listed.log_density - listed.log_prior),
         needs=ENUMERATION,
-    )
-    yield MetricSpec(
+    ),
+    MetricSpec(
         name="policy/largest_probability",
         unit="probability",
         group="Policy",
         meaning="of a sequence",
         exact=lambda listed: float(listed.policy.max()),
         needs=ENUMERATION,
-    )
+    ),
+)
 
 
-def _cost() -> Iterator[MetricSpec]:
-    yield MetricSpec(
+COST = (
+    MetricSpec(
         name="eval/cost_tokens",
         unit="model tokens per sample",
         group="Cost",
@@ -325,7 +328,8 @@ def _cost() -> Iterator[MetricSpec]:
         estimate=lambda d: Estimate(d.cost_tokens, 0.0, len(d.samples), 1.0),
         # What this draw took is known, and no estimate.
         interval=lambda found, _: Measurement(found.value, found.value, found.value, found.n),
-    )
+    ),
+)
 
 
 def _installed() -> Iterator[MetricSpec]:
@@ -351,8 +355,8 @@ class Catalogue(Mapping[str, MetricSpec]):
 
     @cached_property
     def _specs(self) -> dict[str, MetricSpec]:
-        makers = (_against_the_prior, _against_the_target, _of_texts, _cost, _by_enumeration)
-        specs = {spec.name: spec for maker in makers for spec in maker()}
+        own = (*AGAINST_THE_PRIOR, *AGAINST_THE_TARGET, *OF_TEXTS, *COST, *BY_ENUMERATION)
+        specs = {spec.name: spec for spec in own}
         for spec in _installed():
             if spec.name in specs:
                 tell(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -76,41 +76,66 @@ def evaluate(
         reason = f"all {len(samples)} samples are of one replicate, and an interval needs two"
         return {spec.name: Unavailable(reason) for spec in specs}
     log_target = log_target.cpu().double()
-    scope = Scope(
-        confidence=confidence,
-        beta=beta,
-        width=samples.tokens.shape[1],
-        rewards=_reward_range(samples, prior_samples),
-        ess_floor=ess_floor,
-    )
     groups, single = _groups(samples)
     lacking = lacking_in(draw, log_target, prior_log_target, sampler) | single
     weighing = None
     if not lacking.keys() & WEIGHING:
         weighing = Weighing.of(draw, log_target, prior_samples, prior_log_target)
         lacking |= weighing.lacking(ess_floor)
-    share = len(samples.context.unique()) / contexts if contexts is not None and not single else 1.0
     cost = draw.cost.tokens / len(samples)
-    parts = [
-        Drawn(samples.select(rows), log_target[rows.cpu()], beta, seed, draw.represents, cost)
-        for rows in groups
-    ]
-
-    def measure(spec: MetricSpec) -> Metric:
-        found: Found | None = refusal(spec, lacking, draw)
-        if found is None and spec.weighted is not None and weighing is not None:
-            found = weighing.estimate(spec.weighted, share)
-        elif found is None:
-            found = _averaged(spec, parts, share)
-        metric = found if isinstance(found, Unavailable) else spec.interval(found, scope)
-        return _finite(metric, beta)
-
-    metrics = {spec.name: measure(spec) for spec in specs}
+    evidence = _Evidence(
+        draw=draw,
+        parts=[
+            Drawn(samples.select(rows), log_target[rows.cpu()], beta, seed, draw.represents, cost)
+            for rows in groups
+        ],
+        weighing=weighing,
+        share=1.0 if contexts is None or single else len(samples.context.unique()) / contexts,
+        scope=Scope(
+            confidence=confidence,
+            beta=beta,
+            width=samples.tokens.shape[1],
+            rewards=_reward_range(samples, prior_samples),
+            ess_floor=ess_floor,
+        ),
+    )
+    metrics = {spec.name: evidence.measure(spec, lacking) for spec in specs}
     missed = below_bound(metrics[LOG_Z], log_z_bound)
     if missed is not None:
         lacking |= {"log_z": missed}
-        metrics |= {spec.name: measure(spec) for spec in specs if "log_z" in spec.needs}
+        trusting = (spec for spec in specs if "log_z" in spec.needs)
+        metrics |= {spec.name: evidence.measure(spec, lacking) for spec in trusting}
     return metrics
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """What every metric is estimated from.
+
+    Attributes:
+        draw: what is measured.
+        parts: its samples for each context, or all together.
+        weighing: importance weights; None where the samples give none.
+        share: of all contexts, those that have samples.
+        scope: of the intervals.
+    """
+
+    draw: Draw
+    parts: Sequence[Drawn]
+    weighing: Weighing | None
+    share: float
+    scope: Scope
+
+    def measure(self, spec: MetricSpec, lacking: Lacking) -> Metric:
+        """A metric with its interval, or why it is unavailable, given what is `lacking`."""
+        found: Found | None = refusal(spec, lacking, self.draw)
+        if found is None and spec.weighted is not None and self.weighing is not None:
+            found = self.weighing.estimate(spec.weighted, self.share)
+        elif found is None:
+            found = _averaged(spec, self.parts, self.share)
+        if isinstance(found, Unavailable):
+            return found
+        return _finite(spec.interval(found, self.scope), self.scope.beta)
 
 
 def _finite(metric: Metric, beta: float) -> Metric:
