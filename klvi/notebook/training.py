@@ -46,6 +46,7 @@ from klvi.targets.schema import TargetSection
 from klvi.tracking.progress import UpdateProgress
 from klvi.training.loop import Loop, LoopSettings, Record
 from klvi.training.optimisation import Optimisation
+from klvi.training.schema import OptimSection
 
 
 def train(
@@ -147,9 +148,8 @@ def _assembled(
     """The loop, with a value for everything that was left to be chosen."""
     section = member_for(ObjectiveSection, objective) or ObjectiveSection
     drawn = _default(section) if proposal is None else member_for(ProposalSection, proposal)
-    check_needs(
-        {"objective": section, "target": member_for(TargetSection, target), "proposal": drawn}
-    )
+    wanted = member_for(TargetSection, target)
+    check_needs({"objective": section, "target": wanted, "proposal": drawn})
     contexts = contexts_for(prior, target, prompts)
     engine = EngineSection.model_validate(given["engine"])
     size = _group_size(section.model_construct(name=objective.name), len(contexts), given)
@@ -172,15 +172,7 @@ def _assembled(
         assert drawn is not None, "found by its name"
         proposal = build_sampler(drawn.model_validate({"name": name_of(drawn)}), ancestral)
     return Loop(
-        settings=LoopSettings(
-            updates=given["updates"],
-            batch_size=given["batch_size"],
-            seed=given["seed"],
-            anneal=given["anneal"],
-            scored_tokens=engine.micro_batch_tokens,
-            learned_tokens=optim.micro_batch_tokens,
-            recompute=optim.gradient_checkpointing,
-        ),
+        settings=_loop_settings(given, engine, optim),
         policy=policy,
         objective=objective,
         target=target,
@@ -189,6 +181,20 @@ def _assembled(
         contexts=PromptStream(contexts, given["seed"], size),
         optimisation=Optimisation(policy, optimiser_settings(optim), given["updates"]),
         processes=current(),
+    )
+
+
+def _loop_settings(
+    given: Mapping[str, Any], engine: EngineSection, optim: OptimSection
+) -> LoopSettings:
+    return LoopSettings(
+        updates=given["updates"],
+        batch_size=given["batch_size"],
+        seed=given["seed"],
+        anneal=given["anneal"],
+        scored_tokens=engine.micro_batch_tokens,
+        learned_tokens=optim.micro_batch_tokens,
+        recompute=optim.gradient_checkpointing,
     )
 
 
