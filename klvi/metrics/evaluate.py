@@ -83,7 +83,7 @@ def evaluate(
         weighing = Weighing.of(draw, log_target, prior_samples, prior_log_target)
         lacking |= weighing.lacking(ess_floor)
     cost = draw.cost.tokens / len(samples)
-    evidence = _Evidence(
+    estimation = _Estimation(
         draw=draw,
         parts=[
             Drawn(samples.select(rows), log_target[rows.cpu()], beta, seed, draw.represents, cost)
@@ -99,17 +99,17 @@ def evaluate(
             ess_floor=ess_floor,
         ),
     )
-    metrics = {spec.name: evidence.measure(spec, lacking) for spec in specs}
+    metrics = {spec.name: estimation.measure(spec, lacking) for spec in specs}
     missed = below_bound(metrics[LOG_Z], log_z_bound)
     if missed is not None:
         lacking |= {"log_z": missed}
         trusting = (spec for spec in specs if "log_z" in spec.needs)
-        metrics |= {spec.name: evidence.measure(spec, lacking) for spec in trusting}
+        metrics |= {spec.name: estimation.measure(spec, lacking) for spec in trusting}
     return metrics
 
 
 @dataclass(frozen=True)
-class _Evidence:
+class _Estimation:
     """What every metric is estimated from.
 
     Attributes:
