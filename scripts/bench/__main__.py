@@ -70,10 +70,13 @@ def bench_growth(options: argparse.Namespace) -> None:
 
 
 def bench_gdc(options: argparse.Namespace) -> None:
-    """An update of gdc against its necessary parts, each timed alone (CPU seconds on the CPU)."""
+    """An update of gdc against its necessary parts, and one with proposal=policy against DPG."""
     workload = Workload("tiny", 64, 40, objective="gdc", device=options.device, updates=5)
     rows = [compare(workload, ("gdc",)), compare(replace(workload, natural=True), ("gdc",))]
     print(tables.necessary_parts(rows))
+    larger = replace(workload, batch=128, length=48, proposal="policy")
+    row = compare(larger, ("klvi", "dpg"), repeats=1 if options.quick else 3)
+    print(f"\n{tables.against_dpg(row)}")
 
 
 def bench_quality(options: argparse.Namespace) -> None:

@@ -125,6 +125,13 @@ def necessary_parts(rows: Sequence[Compared]) -> str:
     return markdown(["workload", "update s", *NECESSARY_PARTS, "sum", "ratio"], lines)
 
 
+def against_dpg(row: Compared) -> str:
+    """An update of gdc beside one of DPG on plain transformers and peft."""
+    klvi, plain = row.sides["klvi"], row.sides["dpg"]
+    cells = [f"{klvi.cpu:.3f}", f"{plain.cpu:.3f}", f"**{plain.cpu / klvi.cpu:.2f}**"]
+    return markdown(["workload", "klvi s", "plain DPG s", "ratio"], [[row.workload.title, *cells]])
+
+
 def machine(device: str) -> str:
     """What the numbers were measured on, and how busy it was."""
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "trl"))

@@ -26,6 +26,7 @@ class Workload:
         shape: the shipped prior, a random model of its shape, or one of GPT-2 small's.
         path: folder of a random model; None for the shipped prior.
         objective: `kl` (PPO) or `gdc`.
+        proposal: what is learned from; None for the objective's own choice.
         batch: completions of an update.
         length: tokens of a completion; at most that many where `natural`.
         natural: completions end by themselves, else no token ends one.
@@ -39,6 +40,7 @@ class Workload:
     length: int
     path: str | None = None
     objective: Literal["kl", "gdc"] = "kl"
+    proposal: Literal["policy", "mixture"] | None = None
     natural: bool = False
     updates: int = 3
     warmup: int = 1
@@ -74,6 +76,8 @@ class Workload:
             f"engine={self.engine}",
             f"threads={1 if self.device == 'cpu' else 'null'}",
         ]
+        if self.proposal is not None:
+            overrides.append(f"proposal={self.proposal}")
         if self.path is not None:
             overrides.append(f"model.path={self.path}")
         with composer("train") as hydra:
