@@ -20,8 +20,8 @@ $(READY): pyproject.toml constraints.txt
 train: $(READY) ## Run the main job: reward "Paris", objective=kl, offline
 	$(BIN)/klvi train
 
-test: $(READY) ## Run all tests
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+test: $(READY) ## Run the tests, but for the slow ones (two minutes)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'
 
 compat: ## Run all tests with the newest TRL and Hydra, in an environment beside
 	test -x $(COMPAT)/bin/python || $(PYTHON) -m venv $(COMPAT)
@@ -37,7 +37,8 @@ lint: $(READY) ## Check style and format
 types: $(READY) ## Check types
 	$(BIN)/mypy
 
-check: lint types test ## What has to pass before a change lands
+check: lint types ## Check style and types, and run the slow tests
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 bench: $(READY) ## Measure an update's cost against TRL's; ARGS="tiny --quick" for a part
 	$(BIN)/python -m scripts.bench $(ARGS)

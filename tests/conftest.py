@@ -5,6 +5,7 @@ from __future__ import annotations
 import surroundings  # noqa: F401 (before torch and rich)
 
 # isort: split
+import gc
 import signal
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,13 @@ from support import LENGTH, LETTERS, Enumeration, listed
 from klvi.policy.policy import Policy
 from klvi.policy.prior import load_prior
 from klvi.policy.schema import EnumerableModelConfig, LoraSection
+
+
+def pytest_collection_finish() -> None:
+    """What the libraries made stays, and Python need not look through it for garbage."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000)
 
 
 @pytest.fixture
@@ -32,6 +40,15 @@ def policy(enumerable_config: EnumerableModelConfig) -> Policy:
 @pytest.fixture
 def enumeration() -> Enumeration:
     return listed()
+
+
+@pytest.fixture
+def prompt_file(tmp_path: Path) -> Path:
+    """Thirty prompts: a prompt appears twice, which makes two contexts."""
+    words = [f"{x} {y} {z}" for x in "abc" for y in "abcd" for z in "ab"]
+    file = tmp_path / "prompts.txt"
+    file.write_text("\n".join([*words, *"abcda", "d d"]) + "\n")
+    return file
 
 
 @pytest.fixture

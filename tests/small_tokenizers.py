@@ -5,14 +5,7 @@ from __future__ import annotations
 import string
 from collections.abc import Callable
 
-from tokenizers import (
-    Regex,
-    Tokenizer,
-    decoders,
-    models,
-    normalizers,
-    pre_tokenizers,
-)
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 WORDS = ("the", "cat", "sat", "hello", "world")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,24 +14,45 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
+import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import MistralConfig
 
+from klvi.cli import main
+from klvi.commands.context import Context as JobContext
 from klvi.contexts import Context, contexts_of
 from klvi.engine.micro_batch import MicroBatch
 from klvi.files import digest
 from klvi.metrics.enumeration import enumerate_sequences
 from klvi.policy.policy import Policy
 from klvi.randomness import Randomness
+from klvi.runs.assembly import assemble_evaluator, assemble_loop
 from klvi.runs.schema import EvalConfig, TrainConfig
 from klvi.runs.trust import signature
 from klvi.samplers.ancestral import Ancestral
 from klvi.samples import Completions, Samples
+from klvi.training.loop import Loop
 
 torch.set_num_threads(1)
 
+Klvi = Callable[..., subprocess.CompletedProcess[str]]
+
 LETTERS, LENGTH = 4, 4
+# A command's context without a job; and settings of a run that takes no time.
+NOWHERE = JobContext(None, None, None, ())
+SHORT: dict[str, Any] = {
+    "evaluation": {"samples": 16, "prior_samples": 16, "every": 1, "ess_floor": 2},
+    "checkpoint": {"every": 1, "keep": 9},
+    "batch_size": 16,
+}
+SMALL_RUN = (
+    *("model=enumerable", "model.letters=3", "model.length=3", "lora.r=4", "batch_size=32"),
+    *("evaluation.samples=64", "evaluation.prior_samples=64", "evaluation.ess_floor=2"),
+    *("threads=1", "device=cpu"),
+)
+OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
 
 def disturb(policy: Policy, size: float = 0.3, seed: int = 1) -> Policy:
@@ -136,7 +159,7 @@ def train_config(**changes: object) -> TrainConfig:
         "updates": 2,
         "batch_size": 64,
         "proposal": {"name": "policy"},
-        "engine": {"name": "torch"},
+        "engine": {"name": "torch", "kernels": "none"},
         "max_new_tokens": LENGTH,
         "device": "cpu",
         "threads": 1,
@@ -144,11 +167,44 @@ def train_config(**changes: object) -> TrainConfig:
     return TrainConfig.model_validate(values | changes)
 
 
+def prompted(prompt_file: Path, **changes: object) -> TrainConfig:
+    """A configuration of GDC with prompts of letters, with changes."""
+    values: dict[str, object] = {
+        "model": {"name": "enumerable", "letters": 4, "length": 2},
+        "max_new_tokens": 2,
+        "prompts": {"name": "file", "path": str(prompt_file)},
+        "objective": {"name": "gdc"},
+    }
+    return train_config(**{**values, **changes})
+
+
 def eval_config(config: TrainConfig, **changes: object) -> EvalConfig:
     """What `klvi eval` measures of a run with `config`."""
     values = config.model_dump(include=set(EvalConfig.model_fields))
     del values["evaluation"]["every"]
     return EvalConfig.model_validate(values | {"sampler": {"name": "ancestral"}} | changes)
+
+
+def assembled(config: TrainConfig) -> Loop:
+    """The loop of a run that has no folder."""
+    return assemble_loop(config, assemble_evaluator(config, adapted=True))
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    """What a run has recorded, without what depends on the clock."""
+    timed = ("time/", "seconds", "tokens_per_second")
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [{k: v for k, v in line.items() if not k.startswith(timed)} for line in lines]
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    """What a run or a job has left of its end."""
+    return json.loads((folder / "summary.json").read_text())
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    """The final adapter of a run."""
+    return load_file(folder / "adapter" / "adapter_model.safetensors")
 
 
 def sign(folder: Path, *code: Path) -> None:
@@ -163,3 +219,26 @@ def sample(
 ) -> Samples:
     """Unscored completions of the policy."""
     return Ancestral(**settings).complete(policy, contexts, Randomness("test", (seed,), 0))
+
+
+def command(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command `klvi`, in this process and in `folder`."""
+    out, err = io.StringIO(), io.StringIO()
+    replaced = {"argv": ["klvi"], "stdout": out, "stderr": err}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name, value in replaced.items():
+            patch.setattr(f"sys.{name}", value)
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        code = main(words)
+    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
+
+
+def raising(error: BaseException) -> Callable[..., Any]:
+    """Whatever it is called with, it raises."""
+
+    def call(*_: object, **__: object) -> Any:
+        raise error
+
+    return call

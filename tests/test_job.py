@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import train_config
+from support import SHORT, raising, summary, train_config
 
 from klvi import interruption, job
 from klvi.commands import train
@@ -27,14 +27,7 @@ from klvi.tracking.jsonl import JsonLines
 from klvi.training.checkpoint import Checkpoints
 from klvi.training.loop import Loop
 
-CONFIG = train_config(
-    objective={"name": "gdc"},
-    reward={"name": "letters"},
-    updates=3,
-    batch_size=16,
-    evaluation={"samples": 16, "prior_samples": 16, "every": 1, "ess_floor": 2},
-    checkpoint={"every": 1, "keep": 9},
-)
+CONFIG = train_config(objective={"name": "gdc"}, reward={"name": "letters"}, updates=3, **SHORT)
 Run = Callable[..., tuple[int, list[str]]]
 
 
@@ -74,10 +67,6 @@ def at_update(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], ob
     return install
 
 
-def summary(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "summary.json").read_text())
-
-
 # The call that fails, and what its path holds; the file that the line names, and the last update
 # with a checkpoint.
 WRITES = [
@@ -91,12 +80,16 @@ WRITES = [
     ("rename", "/run/adapter", "adapter", 3),
     ("replace", "/summary.json", "summary.json", 3),
 ]
+RARER = [WRITES[1], WRITES[2], WRITES[5], WRITES[6]]
 NUMBERS = [errno.ENOSPC, errno.EROFS, errno.EMFILE, errno.EACCES, errno.EIO] * 2
 
 
 @pytest.mark.parametrize(
     ("number", "call", "where", "named", "saved"),
-    [(number, *write) for number, write in zip(NUMBERS, WRITES, strict=False)],
+    [
+        pytest.param(number, *write, marks=[pytest.mark.slow] if write in RARER else [])
+        for number, write in zip(NUMBERS, WRITES, strict=False)
+    ],
 )
 def test_what_the_disk_refuses_in_a_run_is_one_line_and_costs_no_checkpoint(
     number: int,
@@ -270,13 +263,6 @@ def test_what_is_known_to_happen_is_one_line(
     assert told.startswith(f"klvi: error: {line}")
     # Nothing was trained: nothing is left.
     assert not (tmp_path / "run").exists()
-
-
-def raising(error: BaseException) -> Callable[..., Any]:
-    def call(*arguments: Any, **named: Any) -> Any:
-        raise error
-
-    return call
 
 
 class OwnError(BaseException):

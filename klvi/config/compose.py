@@ -143,7 +143,10 @@ class Composer:
 
         Raises `COMPOSITION_ERRORS`; `one_line` tells them.
         """
-        return _compose(self, tuple(overrides), mode)
+        found = _compose(self, tuple(overrides), mode)
+        if isinstance(found, Exception):
+            raise found
+        return found
 
     def groups(self) -> list[str]:
         """The config groups there are, the user's included."""
@@ -164,11 +167,16 @@ def _choices(composer: Composer, group: str) -> list[str]:
 
 
 @lru_cache(maxsize=8)
-def _compose(composer: Composer, overrides: tuple[str, ...], mode: RunMode) -> DictConfig:
+def _compose(
+    composer: Composer, overrides: tuple[str, ...], mode: RunMode
+) -> DictConfig | Exception:
     """The checks come back to the same overrides, and composing takes a tenth of a second."""
-    cfg: DictConfig = composer.hydra.compose_config(
-        config_name=composer.config_name, overrides=list(overrides), run_mode=mode
-    )
+    try:
+        cfg: DictConfig = composer.hydra.compose_config(
+            config_name=composer.config_name, overrides=list(overrides), run_mode=mode
+        )
+    except COMPOSITION_ERRORS as error:
+        return error
     return cfg
 
 

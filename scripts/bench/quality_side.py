@@ -19,16 +19,13 @@ import torch
 from transformers import GPT2ForSequenceClassification, PreTrainedModel
 
 from klvi.config.compose import composer, to_config
-from klvi.contexts import contexts_of
-from klvi.engine.micro_batch import MicroBatch
-from klvi.metrics.enumeration import enumerate_sequences
+from klvi.evaluation.enumeration import ExactEvaluator
 from klvi.policy.policy import Policy
 from klvi.policy.schema import EnumerableModelConfig
 from klvi.rewards.build import build_reward
-from klvi.rewards.scoring import score
 from klvi.runs.assembly import assemble_evaluator, assemble_loop
 from klvi.runs.schema import TrainConfig
-from klvi.samples import Completions
+from klvi.targets.build import build_target
 from scripts.bench.klvi_side import train
 
 BATCH = 256
@@ -58,33 +55,16 @@ def quality_config(seed: int, updates: int) -> TrainConfig:
     return config
 
 
-@torch.no_grad()
 def exact_kl(policy: Policy, config: TrainConfig) -> Callable[[], float]:
     """A function for KL(π‖p), nats per sequence, of the policy as it is when called."""
     assert isinstance(config.model, EnumerableModelConfig)
-    end = policy.prior.stop_token_ids[0]
-    sequences = enumerate_sequences(range(config.model.letters), end, config.model.length)
-    prompt, width = policy.prior.encode(contexts_of([""]))
-    count = len(sequences)
-    completions = Completions(
-        prompt.expand(count, -1), width.expand(count), sequences.tokens, sequences.lengths
-    )
+    target = build_target(config.target, build_reward(config.reward, "cpu"), config.beta)
+    exact = ExactEvaluator(policy, target, config.model.letters, config.model.length)
 
-    def log_probs(model: PreTrainedModel) -> torch.Tensor:
-        view = MicroBatch.of(completions).forward(model)
-        return view.log_probs().double().sum(1)
-
-    prompts = completions.prompt_tokens, completions.prompt_lengths
-    texts = policy.prior.decode(*prompts, sequences.tokens, sequences.lengths)
-    contexts = contexts_of([""] * count)
-    reward = score(build_reward(config.reward, "cpu"), texts, contexts, update=0).double()
-    with torch.no_grad():
-        log_target = (log_probs(policy.prior.model) + reward / config.beta).log_softmax(0)
-
-    @torch.no_grad()
     def divergence() -> float:
-        log_policy = log_probs(policy.model)
-        return float((log_policy.exp() * (log_policy - log_target)).sum())
+        value = exact.evaluate(0)["eval/kl_target_reverse"]
+        assert isinstance(value, float)
+        return value
 
     return divergence
 

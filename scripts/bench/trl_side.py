@@ -23,6 +23,7 @@ from transformers import (
     PrinterCallback,
 )
 
+from klvi.contexts import unprompted
 from klvi.engine.devices import choose_device
 from klvi.objectives.build import build_objective
 from klvi.policy.loading import quiet_transformers
@@ -59,7 +60,8 @@ class TextReward(nn.Module):
             for row, kept in zip(ids, mask, strict=True)
         ]
         texts = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
-        scores = torch.as_tensor(self.reward(texts, [""] * len(texts)), device=input_ids.device)
+        found = self.reward(texts, unprompted(len(texts)))
+        scores = torch.as_tensor(found, device=input_ids.device)
         hidden = scores.float()[:, None, None].expand(*input_ids.shape, 1)
         return SimpleNamespace(hidden_states=(hidden,))
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-Klvi = Callable[..., subprocess.CompletedProcess[str]]
+from support import Klvi
 
 
 def completions(klvi: Klvi, line: str) -> list[str]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from support import Klvi
 
 from scripts.small_models import save, small_model
-
-Klvi = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def test_versions_and_the_check_are_printed(klvi: Klvi, tmp_path: Path) -> None:

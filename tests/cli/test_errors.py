@@ -1,19 +1,16 @@
-"""Mistakes on the installed command: a line each, exit code 2, nothing written."""
+"""Mistakes on the command line: a line each, exit code 2, nothing written."""
 
 from __future__ import annotations
 
 import errno
 import os
 import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support import Klvi
 
 from klvi.cli import main
-
-Klvi = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.mark.parametrize(
@@ -61,9 +58,6 @@ Klvi = Callable[..., subprocess.CompletedProcess[str]]
             ["train", "engine=graph", "device=cpu"],
             ["engine=graph with device=cpu: it needs CUDA; use engine=torch"],
         ),
-        (["sample", "n=0"], ["n=0: must be a whole number, at least 1"]),
-        (["export"], ["out: is missing; give the folder to write, as in out=DIR"]),
-        (["resume"], ["run: is missing; give the run's folder, as in run=runs/kl/DIR"]),
     ],
     ids=lambda value: " ".join(value)[:40],
 )
@@ -72,15 +66,6 @@ def test_mistakes(arguments: list[str], lines: list[str], klvi: Klvi, tmp_path: 
     assert result.stderr.splitlines() == [f"klvi: error: {line}" for line in lines]
     assert (result.returncode, result.stdout) == (2, "")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_mistake_imports_no_torch() -> None:
-    code = (
-        "import sys; from klvi.cli import main; code = main(['train', 'beta=-1']); "
-        "print(code, sorted({'torch', 'transformers', 'trl', 'rich'} & set(sys.modules)))"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.stdout == "2 []\n"
 
 
 def test_flags_work_in_any_place(klvi: Klvi) -> None:

@@ -236,6 +236,7 @@ def test_a_sweep_survives_a_failed_job_and_ends_with_a_table(
     assert ["job", "3:", "ZeroDivisionError:", "by", "zero"] in rows
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("default_signals")
 def test_a_sweep_survives_whatever_a_job_raises_but_a_signal(
     install: Install, tmp_path: Path, capsys: pytest.CaptureFixture[str]

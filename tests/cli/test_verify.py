@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support import Klvi
 
 from klvi.cli import main
 from klvi.metrics import estimators
 from klvi.metrics.intervals import Estimate
 
-Klvi = Callable[..., subprocess.CompletedProcess[str]]
 FEW = ("verify", "out=out", "repetitions=10", "anneal=0")
 SMALL = (*FEW, "model.letters=3", "model.length=3", "batch_size=128")
 QUICK = (*FEW, "updates=70", "batch_size=192", "evaluation.every=35")
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
+@pytest.mark.slow
 def test_every_claim_holds(klvi: Klvi, tmp_path: Path) -> None:
     result = klvi(*QUICK)
     assert (result.returncode, result.stderr) == (0, ""), result.stdout
@@ -35,6 +34,7 @@ def test_every_claim_holds(klvi: Klvi, tmp_path: Path) -> None:
     assert again.stderr == f"klvi: error: {line}\n"
 
 
+@pytest.mark.slow
 def test_a_wrong_estimator_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,23 +1,25 @@
-"""A resume looks at a run only while nobody else writes in it."""
+"""`klvi resume`: a run goes on, while nobody else writes in it."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import train_config
+import yaml
+from support import NOWHERE, OUT_OF_MEMORY, SHORT, raising, summary, train_config
 
 from klvi.commands import resume
-from klvi.commands.context import Context
 from klvi.commands.schema import ResumeConfig
-from klvi.errors import UserError
+from klvi.errors import RunError, UserError
 from klvi.files.checksums import write_checksums
 from klvi.runs.assembly import assemble_run
 from klvi.runs.stored import write_config
+from klvi.training.loop import Loop
 
 
 @pytest.mark.parametrize(
@@ -43,23 +45,21 @@ def test_the_lock_comes_first(
     monkeypatch.setattr(resume, "changes", spy("changes", changed))
     monkeypatch.setattr(resume, "updates_saved", spy("updates_saved", 99))
     with contextlib.suppress(UserError):
-        resume.run(ResumeConfig(run=str(tmp_path)), Context(None, None, None, ()))
+        resume.run(ResumeConfig(run=str(tmp_path)), NOWHERE)
     assert seen[:2] == ["locked", "is_finished"]
     assert finished == (seen[-1] == "released")
 
 
 def test_no_folder_is_made_for_a_run_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no-run"):
-        resume.run(ResumeConfig(run=str(tmp_path / "no-run")), Context(None, None, None, ()))
+        resume.run(ResumeConfig(run=str(tmp_path / "no-run")), NOWHERE)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_another_prior_is_accepted_where_asked_for_and_noted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = train_config(
-        batch_size=16, evaluation={"samples": 16, "prior_samples": 16}, checkpoint={"every": 1}
-    )
+    config = train_config(**SHORT)
     assemble_run(config, tmp_path).train()
     for file in tmp_path.glob("checkpoints/*/prior.json"):
         stored = json.loads(file.read_text())
@@ -69,7 +69,7 @@ def test_another_prior_is_accepted_where_asked_for_and_noted(
 
     def resumed(**options: Any) -> int:
         asked = ResumeConfig(run=str(tmp_path), updates=3, **options)
-        return resume.run(asked, Context(None, None, None, ()))
+        return resume.run(asked, NOWHERE)
 
     with pytest.raises(UserError, match=r"another prior .* or add changed=true"):
         resumed()
@@ -83,3 +83,68 @@ def test_another_prior_is_accepted_where_asked_for_and_noted(
     assert manifest["prior"].keys() == {"weights_32", "vocabulary", "commit"}
     assert (manifest["device"], manifest["engine"]) == ("cpu", "torch")
     assert manifest["tokens_by_row"] is True
+
+
+def test_memory_that_runs_out_in_an_update_fails_the_run_and_keeps_the_checkpoint(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    predict, out_of_memory = Loop.predict, raising(OUT_OF_MEMORY)
+
+    def predict_once(loop: Loop, *arguments: Any, **options: Any) -> Any:
+        return out_of_memory() if loop.update == 2 else predict(loop, *arguments, **options)
+
+    monkeypatch.setattr(Loop, "predict", predict_once)
+    config = train_config(**SHORT, updates=3, objective={"name": "gdc"})
+    with pytest.raises(RunError, match=r"optim\.micro_batch_tokens"):
+        assemble_run(config, tmp_path).train()
+    assert summary(tmp_path)["status"] == "failed"
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["step-1", "step-2"]
+    monkeypatch.setattr(Loop, "predict", predict)
+    assert resume.run(ResumeConfig(run=str(tmp_path)), NOWHERE) == 0
+    assert summary(tmp_path)["status"] == "finished"
+
+
+@pytest.mark.parametrize("objective", [pytest.param("kl", marks=pytest.mark.slow), "gdc"])
+def test_a_finished_run_is_extended(objective: str, tmp_path: Path) -> None:
+    config = train_config(**SHORT, updates=2, objective={"name": objective}, optim={"lr": 0.01})
+    assemble_run(config, tmp_path).train()
+    adapter = tmp_path / "adapter" / "adapter_model.safetensors"
+    before = adapter.read_bytes()
+    assert resume.run(ResumeConfig(run=str(tmp_path), updates=5), NOWHERE) == 0
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["updates"] == 5
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [record["update"] for record in records] == [0, 1, 2, 3, 4, 5]
+    assert [r["lr"] for r in records[1:]] == pytest.approx([0.01, 0.005, 0.006, 0.004, 0.002])
+    assert adapter.read_bytes() != before
+    assert summary(tmp_path)["update"] == 5
+
+
+def test_an_extension_that_fails_keeps_the_adapter_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assemble_run(train_config(**SHORT, updates=1, objective={"name": "gdc"}), tmp_path).train()
+    adapter = tmp_path / "adapter" / "adapter_model.safetensors"
+    before = adapter.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "predict", raising(OUT_OF_MEMORY))
+        with pytest.raises(RunError):
+            resume.run(ResumeConfig(run=str(tmp_path), updates=3), NOWHERE)
+    assert adapter.read_bytes() == before
+    assert resume.run(ResumeConfig(run=str(tmp_path)), NOWHERE) == 0
+    assert summary(tmp_path)["update"] == 3
+    assert adapter.read_bytes() != before
+
+
+def test_a_run_cannot_end_before_what_it_has_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assemble_run(train_config(**SHORT, updates=2), tmp_path).train()
+    with pytest.raises(UserError, match=r"updates=1: .* 2"):
+        resume.run(ResumeConfig(run=str(tmp_path), updates=1), NOWHERE)
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["updates"] == 2
+    assert resume.run(ResumeConfig(run=str(tmp_path), updates=2), NOWHERE) == 0
+    assert "nothing to resume" in capsys.readouterr().out
+    for step in (tmp_path / "checkpoints").iterdir():
+        step.rename(tmp_path / step.name)
+    with pytest.raises(UserError, match="checkpoints are gone"):
+        resume.run(ResumeConfig(run=str(tmp_path), updates=9), NOWHERE)

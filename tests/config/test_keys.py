@@ -58,10 +58,7 @@ def test_a_term_that_is_yet_to_come_is_a_key() -> None:
         ("model.trust_remote_code", "true or false"),
         ("evaluation.confidence", "a number, greater than 0 and less than 1"),
         ("reward", "a section"),
-        (
-            "prompts.chat.enable_thinking",
-            "true or false or a whole number or a number or a text",
-        ),
+        ("prompts.chat.enable_thinking", "true or false or a whole number or a number or a text"),
     ],
 )
 def test_what_a_value_may_be(key: str, words: str) -> None:

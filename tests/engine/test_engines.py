@@ -169,13 +169,7 @@ def sequences(samples: Samples) -> list[list[int]]:
 
 @pytest.mark.parametrize(
     "rows",
-    [
-        list(range(COUNT)),
-        list(range(COUNT))[::-1],
-        list(range(0, COUNT, 3)),
-        [7],
-        [5, 5, 9, 5],
-    ],
+    [list(range(COUNT)), list(range(COUNT))[::-1], list(range(0, COUNT, 3)), [7], [5, 5, 9, 5]],
     ids=["all", "reversed", "one-prompt", "alone", "repeated"],
 )
 @pytest.mark.parametrize("batch_size", [None, 5, 1])
@@ -192,9 +186,7 @@ def test_a_rows_tokens_are_its_own(
 
 @pytest.mark.parametrize("model_type", ["gpt2", "llama"])
 @pytest.mark.parametrize(
-    "batching",
-    [Batching(sharing=False), Batching(padding=False), Batching(cache=False)],
-    ids=str,
+    "batching", [Batching(sharing=False), Batching(padding=False), Batching(cache=False)], ids=str
 )
 def test_neither_engine_nor_arrangement_changes_tokens(model_type: str, batching: Batching) -> None:
     policy = disturb(small_policy(model_type), 0.1)

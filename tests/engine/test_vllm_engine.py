@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import LENGTH, LETTERS, disturb, sample, train_config
+from support import LENGTH, LETTERS, assembled, disturb, sample, train_config
 from torch import Tensor
 from torch.testing import assert_close
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
@@ -25,7 +25,6 @@ from klvi.policy.policy import Policy
 from klvi.policy.prior import load_prior
 from klvi.policy.schema import LoraSection, ModelConfig
 from klvi.randomness import Randomness
-from klvi.runs.assembly import assemble_evaluator, assemble_loop
 from klvi.samples import Samples
 
 
@@ -105,6 +104,7 @@ def statistics(samples: Samples) -> list[Tensor]:
     return [*scores, samples.lengths.float(), samples.ended.float()]
 
 
+@pytest.mark.slow
 def test_samples_are_the_policys_and_scored_by_klvi(policy: Policy, engine: ModuleType) -> None:
     disturb(policy, 0.05)
     policy.add_value_head()
@@ -142,7 +142,7 @@ def test_prompts_lose_their_padding_and_seeds_repeat(policy: Policy, engine: Mod
 
 def test_training_follows_the_policy(engine: ModuleType) -> None:
     config = train_config(engine={"name": "vllm"}, batch_size=32)
-    loop = assemble_loop(config, assemble_evaluator(config, adapted=True))
+    loop = assembled(config)
     # At the first update every log-ratio is 0; a rollout's log-probabilities are the trainer's.
     assert loop.step()["val/ratio"] == pytest.approx(1.0, abs=0.05)
     disturb(loop.policy, 0.02)

@@ -102,6 +102,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_self_bleu")
 @pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c.target}-{c.share}-{c.beta}-{c.n_prior}")
 def test_intervals_cover_or_refuse(case):

@@ -7,15 +7,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
-from toy import (
-    Toy,
-    condition,
-    graded_reward,
-    problem,
-    random_toy,
-    sequences,
-    token_log_probs,
-)
+from toy import Toy, condition, graded_reward, problem, random_toy, sequences, token_log_probs
 
 from klvi.metrics import estimators
 from klvi.metrics.frontier import frontier_violation

@@ -47,6 +47,7 @@ def test_a_learning_rate_moves_them(objective: str) -> None:
     assert not torch.equal(exact.log_policy(), exact.log_prior)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("objective", "measure"), [("kl", "kl_target_reverse"), ("gdc", "kl_target_forward")]
 )
@@ -59,6 +60,7 @@ def test_fact_4_kl_and_gdc_reach_the_posterior(objective: str, measure: str) -> 
     assert after < 0.003
 
 
+@pytest.mark.slow
 def test_fact_4_rl_collapses() -> None:
     loop, exact = assembled(config_of("rl", updates=60, lr=3e-3))
     before = exact.evaluate(0)

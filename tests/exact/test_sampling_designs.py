@@ -92,6 +92,7 @@ def of_three_contexts(generator: torch.Generator, apart: bool) -> tuple[Draw, to
     return Draw(replace(samples, replicate=numbers if apart else None)), torch.cat(targets)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("apart", [True, False])
 def test_chains_are_counted_within_each_context(apart: bool) -> None:
     """Chains that never move: of 6 samples each, errors without them are 2.4 times too small.
@@ -116,6 +117,7 @@ def without_replicates(generator: torch.Generator) -> Draw:
     return Draw(replace(chains(generator).samples, replicate=None))
 
 
+@pytest.mark.slow
 def test_intervals_of_chains_hold_what_they_should() -> None:
     found = misses(chains, CASE, prior_samples=600)
     assert len(found) == 15
@@ -124,6 +126,7 @@ def test_intervals_of_chains_hold_what_they_should() -> None:
     assert found["eval/reward"] > 0
 
 
+@pytest.mark.slow
 def test_chains_taken_for_independent_samples_miss() -> None:
     found = misses(without_replicates, CASE, prior_samples=600)
     # Between samples one step apart the correlation is 0.75: errors are half of what they are.
@@ -147,7 +150,7 @@ def without_weights(generator: torch.Generator) -> Draw:
     return Draw(replace(proposed(generator).samples, log_weight=None, log_density=None))
 
 
-@pytest.mark.parametrize("density", [True, False])
+@pytest.mark.parametrize("density", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_weighted_samples_of_a_proposal_hold_the_policys_values(density: bool) -> None:
     found = misses(lambda generator: proposed(generator, density), CASE, prior_samples=600)
     # Importance weights of the target need the proposal's density, known without a constant.
@@ -155,6 +158,7 @@ def test_weighted_samples_of_a_proposal_hold_the_policys_values(density: bool) -
     assert {name: count for name, count in found.items() if count > MAX_MISSES} == {}
 
 
+@pytest.mark.slow
 def test_a_proposals_samples_without_their_weights_miss() -> None:
     found = misses(without_weights, CASE)
     for name in ("reward", "kl_prior", "log_z_lower", "log_z"):

@@ -134,8 +134,7 @@ def test_the_end_token_counts_in_length_and_not_in_repetition():
 
 
 @pytest.mark.parametrize(
-    ("reward", "low", "high"),
-    [(1.0, 0.98, 1.0), (0.0, -0.02, 0.02), (-3.0, -3.0, -2.94)],
+    ("reward", "low", "high"), [(1.0, 0.98, 1.0), (0.0, -0.02, 0.02), (-3.0, -3.0, -2.94)]
 )
 def test_a_reward_that_never_varied_keeps_an_interval(reward, low, high):
     samples = made(200).with_scores({"reward": torch.full((200,), reward)})

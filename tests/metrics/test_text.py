@@ -121,6 +121,7 @@ def chains(samples: int, generator: torch.Generator) -> tuple[torch.Tensor, torc
     return tokens, torch.randint(6, 21, (samples,), generator=generator)
 
 
+@pytest.mark.slow
 def test_intervals_of_corpus_statistics_cover_their_expectation():
     """100 corpora of 200 texts; at 95% fewer than 88 have a probability of 0.2%."""
     generator = torch.Generator().manual_seed(1)

@@ -199,3 +199,25 @@ def test_weights_of_a_mixture_are_bounded_and_its_baseline_is_of_the_policy() ->
     ratio = torch.minimum(3 * ratio / (ratio.sum() - ratio), torch.tensor(3.0))
     gradient = gradient_of(objective, samples, signals)[:, 0].double()
     assert_close(gradient, (ratio - expected) / 4)
+
+
+@pytest.mark.parametrize("size", [2, 4, 8])
+def test_weights_by_the_others_point_to_the_target(size: int) -> None:
+    """The mean of −(w − 1)·∇log π over groups is a descent direction of KL(p‖π), towards p.
+
+    For a softmax over 6 sequences, over 20,000 groups, each coordinate known to 0.01.
+    """
+    generator = torch.Generator().manual_seed(0)
+    policy = torch.randn(6, generator=generator).double().softmax(0)
+    target = (policy.log() + 0.5 * torch.randn(6, generator=generator)).softmax(0)
+    groups = 20_000
+    rows = torch.multinomial(policy, groups * size, replacement=True, generator=generator)
+    context = torch.arange(groups).repeat_interleave(size)
+    log_weights = (target / policy).log()[rows] + 3.0
+    log_z, _ = RunningMean().update(log_weights, context)
+    gain = (log_weights - log_z).exp() - 1
+    onehot = torch.nn.functional.one_hot(rows, 6).double()
+    step = (gain[:, None] * (onehot - policy)).mean(0)
+    exact = target - policy
+    cosine = float(step @ exact / (step.norm() * exact.norm()))
+    assert cosine > {2: 0.93, 4: 0.97, 8: 0.99}[size]

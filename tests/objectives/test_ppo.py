@@ -143,9 +143,7 @@ def test_a_renewed_penalty_is_that_of_the_present_policy() -> None:
     signals, _ = objective.signals(samples, TARGET, samples.log_prior_sequence)
     moved = samples.log_policy + 0.2 * samples.mask
     present, _ = objective.signals(
-        replace(samples, log_policy=moved),
-        TARGET,
-        samples.log_prior_sequence,
+        replace(samples, log_policy=moved), TARGET, samples.log_prior_sequence
     )
     found = renewed_penalty(signals["advantages"], moved, samples.log_policy, samples.mask, 0.3)
     assert_close(found, present["advantages"], atol=1e-5, rtol=0)

@@ -47,8 +47,7 @@ def test_a_header_that_is_none_is_found(header: bytes, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["model-00001-of-00002.safetensors", "pytorch_model.bin", "tokenizer.json", "vocab.txt"],
+    "name", ["model-00001-of-00002.safetensors", "pytorch_model.bin", "tokenizer.json", "vocab.txt"]
 )
 def test_pointers_of_git_lfs_are_found(name: str, tmp_path: Path) -> None:
     whole(tmp_path)

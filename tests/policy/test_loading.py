@@ -260,6 +260,7 @@ def test_the_usable_length_is_exact(
         prior.check_length(6, usable - 5)
 
 
+@pytest.mark.slow
 def test_the_command_refuses_in_one_line_and_leaves_no_folder(
     folder: Path, tmp_path: Path, installed_klvi: Path
 ) -> None:

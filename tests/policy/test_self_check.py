@@ -28,6 +28,7 @@ from klvi.policy.policy import Policy
 from klvi.policy.self_check import check_policy
 from scripts.small_models import small_model
 
+SLOW = pytest.mark.slow
 # What is checked is klvi's fast way, with its kernels.
 small_policy = partial(plain_policy, kernels="auto")
 NEW_TOKENS = 12
@@ -41,7 +42,11 @@ def check(policy: Policy, new_tokens: int = NEW_TOKENS) -> Batching:
     return policy.batching
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float32, pytest.param(torch.bfloat16, marks=SLOW)],
+    ids=["float32", "bfloat16"],
+)
 @pytest.mark.parametrize(
     ("model_type", "changes", "batching"),
     [
@@ -98,11 +103,11 @@ def forget(monkeypatch: pytest.MonkeyPatch, kind: Layer) -> None:
     ("model_type", "changes", "kind"),
     [
         ("gpt2", {}, ReservedLayer),
-        ("gemma3_text", SLIDING, ReservedLayer),
+        pytest.param("gemma3_text", SLIDING, ReservedLayer, marks=SLOW),
         ("gemma3_text", SLIDING, DynamicSlidingWindowLayer),
-        ("qwen3_5_text", LINEAR, ReservedLayer),
-        ("qwen3_5_text", LINEAR, LinearAttentionLayer),
-        ("mamba2", {}, LinearAttentionLayer),
+        pytest.param("qwen3_5_text", LINEAR, ReservedLayer, marks=SLOW),
+        pytest.param("qwen3_5_text", LINEAR, LinearAttentionLayer, marks=SLOW),
+        pytest.param("mamba2", {}, LinearAttentionLayer, marks=SLOW),
         ("lfm2", {"layer_types": ["conv", "full_attention"]}, LinearAttentionLayer),
     ],
     ids=lambda value: value if isinstance(value, str) else getattr(value, "__name__", ""),
@@ -119,6 +124,7 @@ def test_rows_are_not_shared_where_a_layer_cannot(
     assert check(policy) == Batching(sharing=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_a_state_that_is_not_carried_is_computed_anew(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
@@ -132,13 +138,17 @@ def test_a_state_that_is_not_carried_is_computed_anew(
     assert check(small_policy("qwen3_5_text", dtype, **LINEAR)) == Batching(cache=False)
 
 
+@pytest.mark.slow
 def test_rounding_does_not_hide_a_fault_of_a_cache() -> None:
     # transformers' own cache of this model loses what the plain pass has.
     policy = small_policy("recurrent_gemma", torch.bfloat16)
     assert not check(policy).cache
 
 
-@pytest.mark.parametrize("model_type", ["gpt2", "opt", "llama", "bloom", "mamba2"])
+@pytest.mark.parametrize(
+    "model_type",
+    ["gpt2", *(pytest.param(kind, marks=SLOW) for kind in ("opt", "llama", "bloom", "mamba2"))],
+)
 def test_padding_that_is_read_is_avoided(model_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = small_policy(model_type)
     assert check(policy).padding
@@ -206,9 +216,9 @@ def dropped_in_scoring(monkeypatch: pytest.MonkeyPatch, policy: Policy, name: st
         ("gpt2", {"targets": ["wte", "c_attn"]}, "wte"),
         ("gpt2", {"targets": ["lm_head", "c_attn"]}, "lm_head"),
         ("llama", {}, "1.mlp.down_proj"),
-        ("qwen3_5_text", LINEAR, "linear_attn.in_proj_qkv"),
-        ("mamba2", {}, "in_proj"),
-        ("mixtral", {}, "q_proj"),
+        pytest.param("qwen3_5_text", LINEAR, "linear_attn.in_proj_qkv", marks=SLOW),
+        pytest.param("mamba2", {}, "in_proj", marks=SLOW),
+        pytest.param("mixtral", {}, "q_proj", marks=SLOW),
     ],
 )
 def test_a_wrong_adapter_is_refused(
@@ -261,6 +271,7 @@ def test_the_adapter_is_as_before(fails: bool, monkeypatch: pytest.MonkeyPatch) 
     assert all(map(torch.equal, policy.adapter_parameters(), before))
 
 
+@pytest.mark.slow
 def test_a_fault_that_begins_inside_a_long_run_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     # What is lost is read by the sliding layers alone, from the 71st token on.
     sizes = SLIDING | {"sliding_window": 70}

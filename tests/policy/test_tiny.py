@@ -57,6 +57,7 @@ def test_one_token_starts_and_ends_a_text_and_none_pads(tiny: Tiny) -> None:
     assert tokenizer.pad_token is None
 
 
+@pytest.mark.slow
 def test_every_token_occurs_in_stories_and_texts_survive_encoding(tiny: Tiny) -> None:
     """The rarest token occurs about once in 1,000 stories: missing it in 20,000 has p < 1e-7."""
     corpus = texts(20_000, seed=0)
@@ -79,6 +80,7 @@ def test_a_prompt_of_unknown_characters_is_refused() -> None:
         prior.encode(contexts_of(["Zoë, 5"]))
 
 
+@pytest.mark.slow
 def test_held_out_loss_is_within_3_percent_of_the_entropy(tiny: Tiny) -> None:
     """KL(grammar‖tiny), at most 3% of the entropy even 4 standard errors above its estimate."""
     fresh = texts(400, seed=1)
@@ -90,11 +92,13 @@ def test_held_out_loss_is_within_3_percent_of_the_entropy(tiny: Tiny) -> None:
     assert mean == pytest.approx(entropy, abs=0.03 * entropy + 4 * error)
 
 
+@pytest.mark.slow
 def test_samples_end_within_48_tokens(tiny: Tiny, samples: list[list[int]]) -> None:
     ended = sum(tokens[-1] == tiny.tokenizer.eos_token_id for tokens in samples)
     assert ended > 0.99 * SAMPLES
 
 
+@pytest.mark.slow
 def test_samples_have_the_rates_of_the_grammar(tiny: Tiny, samples: list[list[int]]) -> None:
     """Five tests at 4 standard errors, and a tenth of the rate for the model's own error."""
     sampled = tiny.tokenizer.batch_decode(samples, skip_special_tokens=True)
@@ -105,6 +109,7 @@ def test_samples_have_the_rates_of_the_grammar(tiny: Tiny, samples: list[list[in
         assert found == pytest.approx(rate, abs=4 * error + 0.1 * rate), name
 
 
+@pytest.mark.slow
 def test_most_samples_are_stories_of_the_grammar(tiny: Tiny, samples: list[list[int]]) -> None:
     sampled = tiny.tokenizer.batch_decode(samples[:200], skip_special_tokens=True)
     assert sum(stories().derivations(text) > 0 for text in sampled) > 170

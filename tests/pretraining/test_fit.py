@@ -59,6 +59,7 @@ def test_frequent_words_are_one_token_and_rare_ones_are_spelled() -> None:
     assert unknown_characters(tokenizer, "the zebra wept") == "wp"
 
 
+@pytest.mark.slow
 def test_training_is_deterministic_given_the_seed() -> None:
     first, second, other = (pretrain(corpus(), corpus(9, 1), config(seed=s)) for s in (3, 3, 4))
     assert first[1].backend_tokenizer.to_str() == second[1].backend_tokenizer.to_str()

@@ -6,12 +6,7 @@ from collections import Counter
 import pytest
 
 from klvi.pretraining.grammar import Choice, Concatenation, Grammar, Node, Rules, expand
-from klvi.pretraining.stories import (
-    CITIES,
-    EVENTS,
-    stories,
-    story_rules,
-)
+from klvi.pretraining.stories import CITIES, EVENTS, stories, story_rules
 
 RULES: Rules = {
     "start": {"{who} {does}.": 2.0, "{does}!": 1.0},
@@ -123,6 +118,7 @@ def test_rates_of_the_stories_agree_with_samples() -> None:
         assert found == pytest.approx(rate, abs=4 * math.sqrt(rate * (1 - rate) / n)), name
 
 
+@pytest.mark.slow
 def test_stories_have_one_derivation_and_the_exact_entropy() -> None:
     """A difference of 4 standard errors has probability 6e-5."""
     rng, n = random.Random(1), 300

@@ -28,10 +28,7 @@ def test_contains_scores_the_completion_and_not_the_prompt():
 
 
 def test_contains_ignores_case_if_asked():
-    assert Contains("STRASSE", case_sensitive=False)(["straße", "x"], unprompted(2)) == [
-        1.0,
-        0.0,
-    ]
+    assert Contains("STRASSE", case_sensitive=False)(["straße", "x"], unprompted(2)) == [1.0, 0.0]
 
 
 def test_lexicon_finds_whole_words_in_any_case():
@@ -56,12 +53,7 @@ def test_lexicon_reads_a_file(tmp_path):
     file = tmp_path / "words.txt"
     file.write_text("alas\n\n  woe \n")
     reward = build(schema.LexiconReward(name="lexicon", path=str(file)))
-    assert reward(["Alas!", "woe is me", "damn", "gone"], unprompted(4)) == [
-        -1.0,
-        -1.0,
-        0.0,
-        0.0,
-    ]
+    assert reward(["Alas!", "woe is me", "damn", "gone"], unprompted(4)) == [-1.0, -1.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from klvi.files import read_json
 from klvi.runs import stored
 from klvi.runs.stored import DEEPEST, escaped, read_config, write_config
 
@@ -34,7 +32,11 @@ TEXTS = [
     *("${oc.env:HOME}", "\\${x}", "\\\\${x}", "$${x}", "${", "\\", "???", "a\\", "${a:${b}}"),
     *("\x1b[31m", "\x00", "\x07\r\n\t", "\x85", "\u2028", "\u202e", "\ufeff", "é", "\U0001f600"),
 ]
+
+
 NUMBERS = [0, -1, 10**19, 1e-4, 1e300, 5e-324, 1e16, 0.1, -0.0, float("inf"), True, False, None]
+
+
 VALUES: dict[str, Any] = {
     "texts": TEXTS,
     "keys": dict(zip(TEXTS, range(99), strict=False)),
@@ -159,33 +161,3 @@ def test_a_config_is_a_regular_file_of_bounded_size_in_utf_8(tmp_path: Path) -> 
         with pytest.raises(OSError, match=r"link|FIFO|folder|symbolic"):
             read_config(tmp_path)
         (tmp_path / "config.yaml").rename(tmp_path / f"moved {make}")
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        *("", "x", "[]", "1", "null", '"a"', "{} {}", '{"a": ', "[" * 500_000, '{"a": ' * 500_000),
-        *('{"a": ' + "9" * 5000 + "}", "\ufeff{}"),
-    ],
-)
-def test_what_is_no_json_object_is_refused(content: str, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text(content)
-    with pytest.raises(ValueError, match=r"."):
-        read_json(tmp_path / "file")
-
-
-def test_json_is_read_up_to_its_bound_and_from_regular_files_alone(tmp_path: Path) -> None:
-    file = tmp_path / "file"
-    content = json.dumps({"a": "x" * 100})
-    file.write_text(content)
-    assert read_json(file, len(content)) == {"a": "x" * 100}
-    with pytest.raises(OSError, match="holds more than 50 bytes"):
-        read_json(file, 50)
-    file.write_bytes(b'{"a": "\xff"}')
-    with pytest.raises(ValueError, match="utf-8"):
-        read_json(file)
-    (tmp_path / "link").symlink_to(file)
-    os.mkfifo(tmp_path / "fifo")
-    for name in ("link", "fifo", "", "missing"):
-        with pytest.raises(OSError, match=str(tmp_path)):
-            read_json(tmp_path / name)

@@ -13,6 +13,7 @@ from scripts.bench.run import compare
 from scripts.bench.workload import Workload
 
 
+@pytest.mark.slow
 @pytest.mark.trl_ppo
 def test_both_sides_of_the_benchmark_do_the_same_work() -> None:
     row = compare(Workload("tiny", 4, 5, updates=2, warmup=1), ("klvi", "trl"))
@@ -38,6 +39,7 @@ def test_rewards_of_letters() -> None:
     assert all(0 <= score < 1 for score in scores)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", gdc_defaults.CONSTRAINTS)
 def test_constraints_of_gdc_have_the_base_rates_it_is_held_to(name: str) -> None:
     loop, exact = gdc_defaults.assembled(name, ["updates=1", "batch_size=64"])

@@ -5,9 +5,10 @@ from typing import ClassVar, Literal
 
 import pytest
 import torch
-from support import LetterReward
+from support import LetterReward, made_samples, train_config
 
 from klvi.contexts import contexts_of
+from klvi.errors import UserError
 from klvi.rewards.schema import RewardSection
 from klvi.samples import Samples
 from klvi.targets import schema
@@ -157,3 +158,12 @@ def featured(feature, reward, beta):
 def test_a_reward_of_a_target_is_on_the_runs_device():
     section = FeatureTarget(name="feature", feature=PlacedReward(name="placed"))
     assert build_target(section, REWARD, 0.2, "cuda:1") == ("cuda:1", REWARD, 0.2)
+
+
+@pytest.mark.parametrize(("beta", "size"), [(0.5, 1e30), (1e-300, 1.0), (1e-300, -1e30)])
+def test_a_potential_that_cannot_be_resolved_is_refused(beta: float, size: float) -> None:
+    target = build_target(train_config().target, LetterReward(), beta)
+    reward = torch.tensor([0.0, size], dtype=torch.float64)
+    samples = made_samples([1, 1]).with_scores({"reward": reward})
+    with pytest.raises(UserError, match=r"reward of size .* beta=.*scale the reward"):
+        target.log_potential(samples)

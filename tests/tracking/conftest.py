@@ -2,35 +2,21 @@
 
 import pytest
 import torch
+from support import train_config
 
 from klvi.contexts import contexts_of
-from klvi.engine.schema import EngineSection
 from klvi.metrics.measurement import Measurement, Unavailable
-from klvi.objectives.schema import KLObjective
-from klvi.policy.schema import ModelConfig
-from klvi.prompts.schema import NoPrompts
-from klvi.rewards.schema import ContainsReward
-from klvi.runs.schema import TrainConfig
-from klvi.samplers.schema import PolicyProposal
 from klvi.samples import Samples
-from klvi.targets.schema import PosteriorTarget
-from klvi.tracking.schema import NoTracking
 
 
 @pytest.fixture
 def config():
-    return TrainConfig(
+    return train_config(
         name="paris",
-        objective=KLObjective(name="kl"),
-        tracking=NoTracking(name="none"),
         updates=20,
         batch_size=8,
-        model=ModelConfig(name="tiny"),
-        reward=ContainsReward(name="contains", text="Paris"),
-        target=PosteriorTarget(name="posterior"),
-        prompts=NoPrompts(name="none"),
-        proposal=PolicyProposal(name="policy"),
-        engine=EngineSection(name="torch"),
+        model={"name": "tiny"},
+        reward={"name": "contains", "text": "Paris"},
         beta=0.1,
     )
 

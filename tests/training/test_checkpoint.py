@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support import train_config
+from support import assembled, records, train_config
 
 from klvi.commands.context import Context
 from klvi.config.stored_run import run_config
@@ -21,7 +20,7 @@ from klvi.errors import UserError
 from klvi.files.checksums import FILE, damage, write_checksums
 from klvi.job import mark_failed
 from klvi.policy.policy import Policy
-from klvi.runs.assembly import assemble_evaluator, assemble_loop, assemble_run
+from klvi.runs.assembly import assemble_evaluator, assemble_run
 from klvi.runs.load import find_adapter
 from klvi.runs.stored import updates_saved
 from klvi.training.checkpoint import Checkpoints
@@ -81,11 +80,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(trained: Path, tmp_path: Path) -> Path:
     """A copy that may be damaged."""
     return shutil.copytree(trained, tmp_path / "run")
-
-
-def records(folder: Path) -> Iterator[dict[str, Any]]:
-    for line in (folder / "metrics.jsonl").read_text().splitlines():
-        yield {k: v for k, v in json.loads(line).items() if "second" not in k and "time" not in k}
 
 
 def checkpoints(run: Path) -> Checkpoints:
@@ -185,7 +179,7 @@ def test_a_damaged_newer_one_is_neither_kept_for_a_whole_one_nor_told_to_be_inta
 ) -> None:
     (run / "checkpoints" / "step-3").rename(run / "checkpoints" / "step-9")
     truncate(run / "checkpoints" / "step-9" / "state.pt")
-    loop = assemble_loop(CONFIG, assemble_evaluator(CONFIG, adapted=True))
+    loop = assembled(CONFIG)
     kept = Checkpoints(run / "checkpoints", keep=1)
     assert kept.restore_latest(loop) == 2
     loop.step()
@@ -232,7 +226,7 @@ def test_a_state_of_another_kind_is_one_line(
     state = torch.load(newest / "state.pt", weights_only=True)
     torch.save(state | {name: value}, newest / "state.pt")
     write_checksums(newest)
-    loop = assemble_loop(CONFIG, assemble_evaluator(CONFIG, adapted=True))
+    loop = assembled(CONFIG)
     with pytest.raises(UserError, match=r"state\.pt: does not fit this version"):
         Checkpoints(folder / "checkpoints").restore_latest(loop)
 
@@ -250,7 +244,7 @@ def test_a_pickle_is_not_run_and_nobody_is_told_to(
     newest = folder / "checkpoints" / f"step-{UPDATES}"
     (newest / "state.pt").write_bytes(pickle.dumps({"update": Path("x")}, protocol=4))
     write_checksums(newest)
-    loop = assemble_loop(CONFIG, assemble_evaluator(CONFIG, adapted=True))
+    loop = assembled(CONFIG)
     with pytest.raises(UserError, match=r"state\.pt: holds what klvi does not write there"):
         Checkpoints(folder / "checkpoints").restore_latest(loop)
     assert list(recwarn) == []

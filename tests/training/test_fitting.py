@@ -11,16 +11,14 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from support import LetterReward, eval_config, train_config
+from support import NOWHERE, LetterReward, assembled, eval_config, records, train_config, weights
 from torch import Tensor
 
 from klvi.commands import eval as eval_command
-from klvi.commands.context import Context as Job
 from klvi.errors import UserError
 from klvi.rewards.base import Reward
 from klvi.runs import assembly
-from klvi.runs.assembly import assemble_evaluator, assemble_loop, assemble_run
+from klvi.runs.assembly import assemble_run
 from klvi.runs.load import load_policy
 from klvi.runs.schema import EvalConfig
 from klvi.samples import Samples
@@ -96,17 +94,6 @@ def tilt_of(folder: Path) -> float:
     return json.loads((folder / "target.json").read_text())["state"]["tilt"]
 
 
-def weights(folder: Path) -> dict[str, Tensor]:
-    return load_file(folder / "adapter" / "adapter_model.safetensors")
-
-
-def records(folder: Path) -> list[dict[str, Any]]:
-    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [
-        {k: v for k, v in line.items() if "second" not in k and "time" not in k} for line in lines
-    ]
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
@@ -139,7 +126,7 @@ def test_objectives_forget_what_they_estimated_of_the_old_one(
     objective: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = config_of(objective)
-    loop = assemble_loop(config, assemble_evaluator(config, adapted=True))
+    loop = assembled(config)
     resets: list[int] = []
     monkeypatch.setattr(loop.objective, "reset", lambda: resets.append(loop.update))
     loop.fit()
@@ -180,7 +167,7 @@ def test_a_resumed_run_has_the_target_bit_for_bit(
 
 def test_eval_reads_it_and_never_fits_it(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tilt, "fitted", None)
-    assert eval_command.run(eval_of(run), Job(None, None, None, ())) == 0
+    assert eval_command.run(eval_of(run), NOWHERE) == 0
     report = json.loads((run / "eval.json").read_text())
     last = records(run)[-1]
     assert report["exact"]["target/reward"] == last["exact/target/reward"]
@@ -236,5 +223,5 @@ def test_all_that_scores_for_a_target_is_told_of_the_columns(
             told.append(len(contexts))
 
     monkeypatch.setattr(assembly, "build_target", lambda *_: Tilt(Told()))
-    assemble_evaluator(config_of(), adapted=False)
+    assembly.assemble_evaluator(config_of(), adapted=False)
     assert told == [1]

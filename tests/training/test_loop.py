@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support import disturb, train_config
+from support import assembled, disturb, train_config
 from torch import Tensor
 from torch.testing import assert_close
 
 from klvi.engine.graph_engine import GraphEngine
 from klvi.errors import UserError
 from klvi.objectives.base import Signals, Statistics
-from klvi.runs.assembly import assemble_evaluator, assemble_loop
-from klvi.runs.schema import TrainConfig
 from klvi.samples import Completions, Samples
 from klvi.targets.base import Target
 from klvi.training.loop import DivergenceError, Loop
-
-
-def assembled(config: TrainConfig) -> Loop:
-    return assemble_loop(config, assemble_evaluator(config, adapted=True))
 
 
 def gradients(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Tensor], Statistics]:

@@ -8,9 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from support import train_config
-from torch import Tensor
+from support import train_config, weights
 
 from klvi.objectives.gdc import GDC
 from klvi.runs.assembly import assemble_run
@@ -32,15 +30,12 @@ def train(config: Any, folder: Path) -> None:
     assemble_run(config, folder).train()
 
 
-def weights(folder: Path) -> dict[str, Tensor]:
-    return load_file(folder / "adapter" / "adapter_model.safetensors")
-
-
 def assert_equal(folder: Path, other: Path) -> None:
     for name, weight in weights(folder).items():
         assert torch.equal(weight, weights(other)[name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["adamw", "muon"])
 def test_without_trls_trainer_a_run_goes_to_its_end_and_resumes(
     algorithm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -66,6 +66,7 @@ def exact(name: str) -> float | None:
     return None if isinstance(values[0], Unavailable) else sum(values) / ROWS
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_mean_over_all_contexts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer than 32 of 40 intervals of 95% hold with a probability of 0.06% a metric."""
     cheap = Estimate(0.5, 0.1, SAMPLES, SAMPLES - 1.0)

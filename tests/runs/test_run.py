@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from support import train_config
+from support import SHORT, records, summary, train_config, weights
 
 from klvi import interruption
 from klvi.evaluation.evaluator import Evaluator
@@ -22,7 +20,14 @@ from klvi.training.checkpoint import Checkpoints
 from klvi.training.loop import Loop
 from klvi.training.optimisation import Optimisation
 
-OBJECTIVES = {"kl": ("kl", "policy"), "gdc": ("gdc", "policy"), "adaptive": ("gdc", "adaptive")}
+# Of each its objective, its proposal and its optimiser.
+OBJECTIVES = {
+    "kl": ("kl", "policy", "adamw"),
+    "kl muon": ("kl", "policy", "muon"),
+    "gdc": ("gdc", "policy", "adamw"),
+    "adaptive": ("gdc", "adaptive", "adamw"),
+    "mixture": ("gdc", "mixture", "muon"),
+}
 STAGES: dict[str, tuple[type, str]] = {
     "rolling out": (Ancestral, "complete"),
     "scoring": (Loop, "roll_out"),
@@ -37,9 +42,9 @@ CASES = [
     *(("adaptive", stage, True) for stage in STAGES),
     *(("kl", stage, False) for stage in ("stepping", "evaluating")),
     ("gdc", "stepping", True),
-    ("kl", "saving", False),
+    *((other, "saving", False) for other in ("kl", "kl muon", "mixture")),
 ]
-TIMES = {"seconds", "tokens_per_second"}
+FAST = {("gdc", "stepping", True)}
 
 
 @pytest.fixture(autouse=True)
@@ -49,14 +54,13 @@ def watched(default_signals: None) -> Any:
 
 
 def config_of(objective: str) -> Any:
-    name, proposal = OBJECTIVES[objective]
+    name, proposal, algorithm = OBJECTIVES[objective]
     return train_config(
         objective={"name": name},
         proposal={"name": proposal},
+        optim={"algorithm": algorithm},
         updates=3,
-        batch_size=16,
-        evaluation={"samples": 16, "prior_samples": 16, "every": 1, "ess_floor": 2},
-        checkpoint={"every": 1, "keep": 9},
+        **SHORT,
     )
 
 
@@ -86,22 +90,6 @@ def break_off(
     monkeypatch.setattr(owner, name, call)
 
 
-def records(folder: Path) -> list[dict[str, Any]]:
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [
-        {k: v for k, v in json.loads(line).items() if k not in TIMES and not k.startswith("time/")}
-        for line in lines
-    ]
-
-
-def summary(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "summary.json").read_text())
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "adapter" / "adapter_model.safetensors")
-
-
 def end(folder: Path, objective: str) -> BaseException:
     with pytest.raises((Exception, KeyboardInterrupt)) as raised:
         assemble_run(config_of(objective), folder).train()
@@ -121,7 +109,10 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return train
 
 
-@pytest.mark.parametrize(("objective", "stage", "after"), CASES)
+@pytest.mark.parametrize(
+    ("objective", "stage", "after"),
+    [case if case in FAST else pytest.param(*case, marks=pytest.mark.slow) for case in CASES],
+)
 def test_an_interrupted_run_goes_on_as_if_it_never_was(
     objective: str,
     stage: str,

@@ -6,10 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from support import eval_config, train_config
+from support import NOWHERE, eval_config, train_config
 
 from klvi.commands import eval as eval_command
-from klvi.commands.context import Context
 from klvi.metrics import estimators
 from klvi.metrics.intervals import Estimate
 from klvi.runs.assembly import assemble_run
@@ -54,7 +53,7 @@ def test_every_evaluation_writes_exact_values(tmp_path: Path) -> None:
 def test_eval_writes_them_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, end = train(tmp_path)
     config = eval_config(config_of(), run=str(tmp_path))
-    assert eval_command.run(config, Context(None, None, None, ())) == 0
+    assert eval_command.run(config, NOWHERE) == 0
     report = json.loads((tmp_path / "eval.json").read_text())
     assert report["exact"]["eval/kl_prior"] == pytest.approx(end["exact/kl_prior"], abs=1e-9)
     assert " exact " in capsys.readouterr().out
@@ -76,7 +75,7 @@ def test_eval_shouts_it_too(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     understated(monkeypatch)
-    eval_command.run(eval_config(config_of()), Context(None, None, None, ()))
+    eval_command.run(eval_config(config_of()), NOWHERE)
     assert "WARNING reward" in capsys.readouterr().out
 
 

@@ -52,15 +52,18 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("choice", GROUP_CHOICES, ids=str)
-def test_every_choice_of_every_group_is_valid(choice: Path, folder: Path) -> None:
+def test_every_choice_of_every_group_is_valid_and_sets_all_keys(choice: Path, folder: Path) -> None:
     group, name = choice.parts
     more = [override.format(folder=folder) for override in NEEDS.get(str(choice), [])]
     command = command_with(group)
-    if str(choice) == "engine/vllm" and find_spec("vllm") is None:
-        with pytest.raises(UserError, match="vLLM is not installed"):
-            composed(command, f"{group}={name}", *more)
-        return
-    config = composed(command, f"{group}={name}", *more)
+    with composer(command) as hydra:
+        cfg = hydra.compose([f"{group}={name}", *more])
+        assert set(_dotted(plain(cfg), "")) == set(keys(SCHEMAS[command], plain(cfg)))
+        if str(choice) == "engine/vllm" and find_spec("vllm") is None:
+            with pytest.raises(UserError, match="vLLM is not installed"):
+                to_config(command, cfg)
+            return
+        config = to_config(command, cfg)
     if group in SCHEMAS[command].model_fields:
         assert getattr(config, group).name == name
 
@@ -108,15 +111,6 @@ def _dotted(raw: dict, prefix: str) -> list[str]:
         found.append(f"{prefix}{key}")
         found += _dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else []
     return found
-
-
-@pytest.mark.parametrize("choice", GROUP_CHOICES, ids=str)
-def test_every_choice_sets_all_keys_of_its_section(choice: Path) -> None:
-    group, name = choice.parts
-    command = command_with(group)
-    with composer(command) as hydra:
-        raw = plain(hydra.compose([f"{group}={name}"]))
-    assert set(_dotted(raw, "")) == set(keys(SCHEMAS[command], raw))
 
 
 @pytest.mark.parametrize("file", FILES, ids=[str(choice) for choice in CHOICES])

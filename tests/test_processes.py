@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from training.shared_loops import OBJECTIVES, UPDATES, trained
+from shared_loops import OBJECTIVES, UPDATES, trained
 
 from klvi.processes import Processes
 
@@ -23,7 +23,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two processes has found."""
     folder = tmp_path_factory.mktemp("shared")
     program = Path(__file__).with_name("shared_loops.py")
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
     running = [
         subprocess.Popen(
             [sys.executable, program, str(rank), str(COUNT), str(folder)], env=environment
@@ -34,6 +34,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [torch.load(folder / f"{rank}.pt") for rank in range(COUNT)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_the_weights_are_those_of_one_process(objective: str, shared: list[dict[str, Any]]) -> None:
     alone = trained(objective)
@@ -52,6 +53,7 @@ def test_the_weights_are_those_of_one_process(objective: str, shared: list[dict[
                 assert ours[name] == pytest.approx(one[name], rel=1e-3, abs=3e-4), name
 
 
+@pytest.mark.slow
 def test_all_processes_measure_the_same(shared: list[dict[str, Any]]) -> None:
     first, second = (each["gdc"] for each in shared)
     assert first["metrics"] == second["metrics"]
@@ -59,6 +61,7 @@ def test_all_processes_measure_the_same(shared: list[dict[str, Any]]) -> None:
     assert len(first["texts"]) == 65
 
 
+@pytest.mark.slow
 def test_a_failure_in_one_process_ends_them_all(shared: list[dict[str, Any]]) -> None:
     first, second = (each["failure"] for each in shared)
     assert "process 1 failed" in first

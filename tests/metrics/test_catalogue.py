@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
+from support import made_samples, train_config
 from toy import graded_reward, problem, random_toy, sequences
 
 from klvi.metrics.catalogue import METRICS
@@ -114,11 +115,13 @@ def test_a_sweeps_table_has_its_column() -> None:
 
 
 @pytest.mark.usefixtures("installed")
-def test_a_runs_lines_have_its_column(config, samples, tmp_path: Path) -> None:
+def test_a_runs_lines_have_its_column(tmp_path: Path) -> None:
     out = io.StringIO()
-    tracker = ConsoleTracker(config, Output(Console(width=200, file=out)))
+    tracker = ConsoleTracker(train_config(), Output(Console(width=200, file=out)))
     tracker.start({}, tmp_path)
-    tracker.log_evaluation(0, {"eval/starts_with_a": Measurement(0.125, 0.0, 1.0, 8)}, samples)
+    tracker.log_evaluation(
+        0, {"eval/starts_with_a": Measurement(0.125, 0.0, 1.0, 8)}, made_samples([1, 2])
+    )
     assert "a first" in out.getvalue()
     assert "0.125" in out.getvalue()
 
