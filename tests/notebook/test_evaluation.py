@@ -31,7 +31,9 @@ TARGET = klvi.targets.Posterior(klvi.rewards.Contains("a"), beta=0.2)
 
 @pytest.fixture(scope="module")
 def prior() -> Prior:
-    return klvi.load_prior("enumerable", letters=LETTERS, length=LENGTH, device="cpu")
+    return klvi.load_prior(
+        "enumerable", letters=LETTERS, length=LENGTH, device="cpu", kernels="none"
+    )
 
 
 @dataclass(frozen=True)

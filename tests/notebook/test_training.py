@@ -25,7 +25,9 @@ SMALL = {"samples": 8, "prior_samples": 8, "every": 99, "ess_floor": 2}
 
 @pytest.fixture(scope="module")
 def prior() -> Prior:
-    return klvi.load_prior("enumerable", letters=LETTERS, length=LENGTH, device="cpu")
+    return klvi.load_prior(
+        "enumerable", letters=LETTERS, length=LENGTH, device="cpu", kernels="none"
+    )
 
 
 def of_a_run(folder: Path, **changes: Any) -> dict[str, torch.Tensor]:
