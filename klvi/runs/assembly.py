@@ -89,7 +89,7 @@ def assemble_run(
         evaluate_every=config.evaluation.every,
         checkpoints=checkpoints,
         completed=Completed(loop),
-        tracker=build_tracker(config, output, logged if restored else None),
+        tracker=build_tracker(config.tracking, output, logged if restored else None),
         output=output,
         choices=choices_line(asked, config, loop.policy.prior),
         resumed=Resumed(restored, accepted or ()) if restored else None,

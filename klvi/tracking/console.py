@@ -15,7 +15,6 @@ from rich.text import Text
 from klvi.metrics.catalogue import METRICS
 from klvi.metrics.measurement import Metric, Unavailable
 from klvi.quoting import command
-from klvi.runs.schema import TrainConfig
 from klvi.samples import Samples
 from klvi.tracking.base import FINISHED, Record
 from klvi.tracking.numbers import duration, number
@@ -41,26 +40,26 @@ class Evaluation:
 class ConsoleTracker:
     """Shows a run on the console and in `run.log`."""
 
-    def __init__(self, config: TrainConfig, output: Output, resumed: int | None = None) -> None:
-        self._config = config
+    def __init__(self, output: Output, resumed: int | None = None) -> None:
         self._output = output
         self._update = resumed or 0
         self._started = self._last_line = time.monotonic()
         self._progress: UpdateProgress | None = None
         self._evaluation: Evaluation | None = None
         self._directory = Path()
+        self._config: Mapping[str, Any] = {}
 
     def start(self, config: Mapping[str, Any], directory: Path) -> None:
         """Print what runs and where; show the progress bar where one can move."""
-        self._directory = directory
+        self._config, self._directory = config, directory
         self._output.copy_to(directory / LOG_FILE)
-        self._output.print(_headline(self._config))
+        self._output.print(_headline(config))
         self._output.print(Text(f"{directory}", style="dim"))
         headings = "".join(f"{spec.column:>{WIDTH}}" for spec in METRICS.columns)
         self._output.print(Text(f"\n{'update':>7}{headings}{'time':>7}", style="bold"))
         self._started = self._last_line = time.monotonic()
         if self._output.live:
-            name, updates = self._config.objective.name, self._config.updates
+            name, updates = config["objective"]["name"], config["updates"]
             self._progress = UpdateProgress(self._output.terminal, name, updates, self._update)
             self._output.show(self._progress)
 
@@ -107,7 +106,7 @@ class ConsoleTracker:
     def _show(self, evaluation: Evaluation, exact: Mapping[str, float | None] | None) -> None:
         size, count = len(evaluation.samples), min(SHOWN_SAMPLES, len(evaluation.samples))
         title = f"{_title(self._config)}: update {evaluation.update}, {size} samples"
-        confidence = self._config.evaluation.confidence
+        confidence = self._config["evaluation"]["confidence"]
         table = measurement_table(evaluation.measurements, exact, title, confidence)
         shown = evaluation.samples.select(torch.arange(count))
         texts = sample_table(shown, f"{count} samples", MAX_TEXT)
@@ -120,7 +119,7 @@ class ConsoleTracker:
         return f"{self._update:>7}{cells}{duration(time.monotonic() - self._started):>7}"
 
     def _line_is_due(self) -> bool:
-        every = max(1, self._config.updates // LINES)
+        every = max(1, self._config["updates"] // LINES)
         silence = time.monotonic() - self._last_line
         return self._update % every == 0 or silence > MAX_SILENCE_SECONDS
 
@@ -132,20 +131,18 @@ def _value(metric: Metric | None) -> float | None:
     return math.nan if isinstance(metric, Unavailable) else metric.value
 
 
-def _title(config: TrainConfig) -> str:
-    return f"objective={config.objective.name} model={config.model.name} beta={config.beta:g}"
+def _title(config: Mapping[str, Any]) -> str:
+    objective, model = config["objective"]["name"], config["model"]["name"]
+    return f"objective={objective} model={model} beta={config['beta']:g}"
 
 
-def _headline(config: TrainConfig) -> Text:
+def _headline(config: Mapping[str, Any]) -> Text:
     """What runs, in the words of the command line."""
     parts = {
-        "objective": config.objective.name,
-        "target": config.target.name,
-        "reward": config.reward.name,
-        "model": config.model.name,
-        "beta": f"{config.beta:g}",
-        "seed": str(config.seed),
-        "updates": str(config.updates),
+        **{group: config[group]["name"] for group in ("objective", "target", "reward", "model")},
+        "beta": f"{config['beta']:g}",
+        "seed": str(config["seed"]),
+        "updates": str(config["updates"]),
     }
     line = Text("klvi train", style="bold")
     for name, value in parts.items():

@@ -26,6 +26,7 @@ class NoTracking(TrackingSection):
 class WandbTracking(TrackingSection):
     """Weights & Biases beside the console and the run's folder."""
 
+    builds = "klvi.tracking.wandb:WandbTracker"
     name: Literal["wandb"]
     project: Text = "klvi"
     """wandb's project"""

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from klvi.files import kind_of, naming, read_bytes, write_whole
 from klvi.metrics.measurement import Metric
-from klvi.runs.schema import TrainConfig
 from klvi.samples import Samples
 from klvi.tracking.base import FINISHED, Record, sample_rows
 from klvi.tracking.output import Output
-from klvi.tracking.schema import WandbTracking
 
 TABLE_ROWS = 64
 MAX_ID = 1 << 10
@@ -24,10 +22,20 @@ MAX_START_SECONDS, MAX_UPLOAD_SECONDS = 30.0, 600.0  # seconds that a run withou
 class WandbTracker:
     """Mirrors a run to wandb; whatever fails there is reported once and costs only the mirror."""
 
-    def __init__(self, config: TrainConfig, tracking: WandbTracking, output: Output) -> None:
-        self._config = config
-        self._tracking = tracking
+    def __init__(
+        self,
+        output: Output,
+        *,
+        project: str = "klvi",
+        entity: str | None = None,
+        group: str | None = None,
+        job_type: str | None = None,
+        tags: Sequence[str] = (),
+        mode: Literal["online", "offline", "disabled"] | None = None,
+    ) -> None:
         self._output = output
+        self._project, self._entity, self._mode = project, entity, mode
+        self._group, self._job_type, self._tags = group, job_type, list(tags)
         self._run: Any = None
 
     def start(self, config: Mapping[str, Any], directory: Path) -> None:
@@ -75,17 +83,18 @@ class WandbTracker:
             init_timeout=MAX_START_SECONDS,
             finish_timeout=MAX_UPLOAD_SECONDS,
         )
-        mode = self._tracking.mode or wandb.setup(settings).settings.mode
+        mode = self._mode or wandb.setup(settings).settings.mode
         if mode == "online" and not wandb.login(prompt=False, verify=False):
             raise RuntimeError("no account: run `wandb login`, or set WANDB_MODE=offline")
         directory.mkdir(parents=True, exist_ok=True)
+        objective = config["objective"]["name"]
         run = wandb.init(
-            project=self._tracking.project,
-            entity=self._tracking.entity,
-            group=self._tracking.group or self._config.name,
-            job_type=self._tracking.job_type or self._config.objective.name,
-            tags=self._tracking.tags,
-            name=f"{self._config.objective.name}-{directory.name}",
+            project=self._project,
+            entity=self._entity,
+            group=self._group or config["name"],
+            job_type=self._job_type or objective,
+            tags=self._tags,
+            name=f"{objective}-{directory.name}",
             id=_stable_id(directory),
             resume="allow",
             config=dict(config),

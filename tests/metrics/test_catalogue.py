@@ -117,8 +117,8 @@ def test_a_sweeps_table_has_its_column() -> None:
 @pytest.mark.usefixtures("installed")
 def test_a_runs_lines_have_its_column(tmp_path: Path) -> None:
     out = io.StringIO()
-    tracker = ConsoleTracker(train_config(), Output(Console(width=200, file=out)))
-    tracker.start({}, tmp_path)
+    tracker = ConsoleTracker(Output(Console(width=200, file=out)))
+    tracker.start(train_config().model_dump(mode="json"), tmp_path)
     tracker.log_evaluation(
         0, {"eval/starts_with_a": Measurement(0.125, 0.0, 1.0, 8)}, made_samples([1, 2])
     )

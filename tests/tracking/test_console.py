@@ -33,8 +33,8 @@ def show(renderable, width=80):
 
 def track(config, directory, terminal, samples, measurements, exact=None):
     """Follow a run of 20 updates with two evaluations; returns what the terminal showed."""
-    tracker = ConsoleTracker(config, Output(terminal))
-    tracker.start({}, directory)
+    tracker = ConsoleTracker(Output(terminal))
+    tracker.start(config.model_dump(mode="json"), directory)
     tracker.log_evaluation(0, measurements, samples)
     for update in range(1, 21):
         record = {"update": update, "objective/scores": update / 20, "objective/kl": 4.25}
@@ -78,8 +78,8 @@ def test_three_samples_are_shown_at_the_end(config, tmp_path, samples, measureme
 
 def test_a_failed_run_says_so_and_stops_the_bar(config, tmp_path):
     terminal = console(terminal=True)
-    tracker = ConsoleTracker(config, Output(terminal), resumed=7)
-    tracker.start({}, tmp_path)
+    tracker = ConsoleTracker(Output(terminal), resumed=7)
+    tracker.start(config.model_dump(mode="json"), tmp_path)
     tracker.finish({"status": "failed"})
     shown = terminal.file.getvalue()
     assert "failed" in shown

@@ -79,7 +79,7 @@ def tracked(config, **options):
 
 
 def follow(config, output, directory, samples, measurements, status="finished", resumed=None):
-    tracker = build_tracker(config, output, resumed)
+    tracker = build_tracker(config.tracking, output, resumed)
     tracker.start(config.model_dump(mode="json"), directory)
     tracker.log_update({"update": 20, "objective/kl": 4.25, **flatten(measurements)})
     tracker.log_evaluation(20, measurements, samples)
@@ -148,7 +148,7 @@ def test_a_failure_is_told_once_and_survived(
 
 def test_a_missing_wandb_is_survived(config, output, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    tracker = WandbTracker(config, schema.WandbTracking(name="wandb"), output)
+    tracker = WandbTracker(output)
     tracker.start({}, tmp_path)
     tracker.log_update({"update": 1})
     tracker.finish({"status": "finished"})
@@ -159,8 +159,8 @@ def test_a_missing_wandb_is_survived(config, output, tmp_path, monkeypatch):
 
 def test_without_an_account_the_remedy_is_told(config, output, tmp_path, monkeypatch):
     monkeypatch.setattr(wandb, "login", lambda **options: False)
-    tracker = WandbTracker(config, schema.WandbTracking(name="wandb", mode="online"), output)
-    tracker.start({}, tmp_path)
+    tracker = WandbTracker(output, mode="online")
+    tracker.start(config.model_dump(mode="json"), tmp_path)
     assert "run `wandb login`, or set WANDB_MODE=offline" in output.terminal.file.getvalue()
 
 
