@@ -46,7 +46,7 @@ GROUPS = SETTINGS[:4]  # whose choices speak for themselves
 DATED = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")
 REASONS = 5  # that are told below the table
 UNBOUNDED = 10_000  # columns of a file or a pipe
-HELP = """klvi runs: list the runs below a folder, newest first; reads alone.
+HELP = """klvi runs: list the runs below a folder, newest first. It only reads.
 
 Usage
   klvi runs [key=value[,value ...] ...] [root=DIR] [sort=key] [metrics=name,...] [--json]
