@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
@@ -202,7 +202,7 @@ class Policy:
         for layer in view.modules():
             if isinstance(layer, GradientCheckpointingLayer):
                 layer.gradient_checkpointing = layer.training = True
-                layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+                layer._gradient_checkpointing_func = partial(_recomputed, layer)
         return view
 
     def view(self, model: PreTrainedModel, stop_token_ids: tuple[int, ...] | None = None) -> View:
@@ -282,3 +282,19 @@ class Policy:
         if embeddings_are_tied(self.prior.plain) and not embeddings_are_tied(model):
             untie(model.config)
         return model
+
+
+def _recomputed(layer: nn.Module, forward: Callable[..., Any], *inputs: Any) -> Any:
+    """A layer's pass that is done again in the backward pass; both are in evaluation mode.
+
+    The layer itself says that it is in training, so that transformers asks for this.
+    """
+
+    def evaluated(*inputs: Any) -> Any:
+        layer.training = False
+        try:
+            return forward(*inputs)
+        finally:
+            layer.training = True
+
+    return checkpoint(evaluated, *inputs, use_reentrant=False)

@@ -70,3 +70,8 @@ def test_a_model_that_cannot_be_trained_is_refused(monkeypatch: pytest.MonkeyPat
         UserError, match=r"a backward pass fails \(RuntimeError: no backward here\)"
     ):
         check_gradients(small_policy("llama"), PROMPTS, 8)
+
+
+def test_recomputing_brings_no_dropout_back_that_a_layer_applies_itself() -> None:
+    policy = small_policy("opt", dropout=0.5)
+    check_gradients(policy, PROMPTS, 8, recompute=True)
