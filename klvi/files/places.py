@@ -29,6 +29,8 @@ def new_file_problem(path: str, *, overwrite: bool = False) -> str | None:
     if path.endswith("/"):
         return "names a folder; give the name of a file"
     try:
+        if _is_a_runs_own(place):
+            return "belongs to the run in whose folder it is; give another name"
         kind = kind_of(place)
         if kind == "a file" and not overwrite:
             return "exists; give another name, or overwrite=true"
@@ -53,6 +55,16 @@ def new_folder_problem(path: str) -> str | None:
         return _place_problem(place)
     except OSError as error:
         return disk_problem(error)
+
+
+def _is_a_runs_own(place: Path) -> bool:
+    """Whether a file is one that klvi writes into a run's folder, and the folder a run's."""
+    place = place.absolute()
+    return any(
+        place.relative_to(folder).parts[0] in WRITTEN
+        and all(kind_of(folder / name) == "a file" for name in (CONFIG, MANIFEST))
+        for folder in place.parents
+    )
 
 
 def _place_problem(folder: Path) -> str | None:

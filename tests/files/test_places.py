@@ -69,3 +69,13 @@ def test_room_is_missed_only_where_that_is_evident(
     )
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(total=0, free=0))
     assert room_problem(place, 1) is None
+
+
+def test_what_belongs_to_a_run_is_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("one of somebody's project\n")
+    assert new_file_problem(str(tmp_path / "samples.jsonl")) is None
+    (tmp_path / "manifest.json").write_text("{}\n")
+    for name in ("config.yaml", "samples.jsonl", "adapter/new"):
+        problem = new_file_problem(str(tmp_path / name), overwrite=True)
+        assert problem == "belongs to the run in whose folder it is; give another name"
+    assert new_file_problem(str(tmp_path / "eval.json"), overwrite=True) is None
