@@ -8,6 +8,7 @@ from klvi import __version__ as VERSION
 from klvi.commands.context import Context
 from klvi.commands.schema import ResumeConfig
 from klvi.config.stored_run import is_finished, run_config
+from klvi.config.trust import untrusted_to_resume
 from klvi.errors import UserError
 from klvi.runs.folder import claimed
 from klvi.runs.manifest import changes
@@ -26,7 +27,12 @@ def run(config: ResumeConfig, context: Context) -> int:
     directory = Path(config.run).expanduser()
     run_config(directory)  # what is no run's folder is left alone
     with claimed(directory, "run", tell) as lock:
-        stored = TrainConfig.model_validate(run_config(directory))
+        values = run_config(directory)
+        # It may have become another one while its lock was waited for.
+        refused = [] if config.trust else untrusted_to_resume(config.run, values)
+        if refused:
+            raise UserError(*refused)
+        stored = TrainConfig.model_validate(values)
         wanted = stored.updates if config.updates is None else config.updates
         finished = is_finished(directory)
         if finished and wanted == stored.updates:

@@ -35,11 +35,10 @@ from klvi.config.compose import (
 )
 from klvi.config.keys import is_key, keys, spelled, unknown_key
 from klvi.config.stored_run import kept_of_run, store_primary
-from klvi.config.trust import untrusted
+from klvi.config.trust import untrusted, untrusted_to_resume
 from klvi.errors import UserError
 from klvi.quoting import resolved
 from klvi.runs.folder import folder_problem, sweep_problem
-from klvi.runs.trust import changed_code
 from klvi.schema import names_of, sections_of
 from klvi.spelling import suggestion
 
@@ -243,11 +242,9 @@ class Combination:
         """What of the run is used, and named by the run alone; a resumed one is used whole."""
         groups = {o.key_or_group for o in self.overrides if self.hydra.is_group(o.key_or_group)}
         kept = kept_of_run(self.command, run, groups)
-        if self.command != "resume":
-            return untrusted(run, kept, values, self.overrides)
-        # Of the user's own run, `klvi resume` tells all that has changed since.
-        own = changed_code(Path(run).expanduser()) is not None
-        return [] if own else untrusted(run, kept, kept, self.overrides)
+        if self.command == "resume":
+            return untrusted_to_resume(run, kept)
+        return untrusted(run, kept, values, self.overrides)
 
     def _compose(self, overrides: Sequence[Override]) -> DictConfig | None:
         try:

@@ -40,6 +40,15 @@ def untrusted(
     return [_line(run, named, f"{why} ({_listed(of)})") for named, of in found if of]
 
 
+def untrusted_to_resume(run: str, stored: Mapping[str, Any]) -> list[str]:
+    """As `untrusted`, of a run that is used whole, with its configuration as it is `stored`.
+
+    Of the user's own run, `klvi resume` tells all that has changed since.
+    """
+    own = changed_code(Path(run).expanduser()) is not None
+    return [] if own else untrusted(run, stored, stored, ())
+
+
 def _is_used(named: Named) -> bool:
     """Whether what is named is used: of data, what is not on this machine may be a hub's id."""
     if named.names.kind != "data":

@@ -148,3 +148,24 @@ def test_a_run_cannot_end_before_what_it_has_done(
         step.rename(tmp_path / step.name)
     with pytest.raises(UserError, match="checkpoints are gone"):
         resume.run(ResumeConfig(run=str(tmp_path), updates=9), NOWHERE)
+
+
+def test_a_run_that_became_another_while_its_lock_was_waited_for_is_not_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, code, traces = tmp_path / "run", tmp_path / "reward.py", tmp_path / "traces"
+    run.mkdir()
+    code.write_text(f"open({str(traces)!r}, 'w')\n")
+    config = train_config().model_dump(mode="json")
+    write_config(config, run)
+
+    @contextlib.contextmanager
+    def claimed(*_: object) -> Iterator[None]:
+        reward = {"name": "python", "function": f"{code}:score"}
+        write_config(config | {"reward": reward}, run)
+        yield
+
+    monkeypatch.setattr(resume, "claimed", claimed)
+    with pytest.raises(UserError, match=r"reward\.function=.* is code .* add trust=true"):
+        resume.run(ResumeConfig(run=str(run)), Context(None, None, None, ()))
+    assert not traces.exists()
