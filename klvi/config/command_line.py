@@ -105,11 +105,16 @@ def parse_overrides(words: Sequence[str], hydra: Composer) -> tuple[list[Overrid
     overrides, problems = [], []
     for word in words:
         try:
-            overrides += parser.parse_overrides([word])
+            (override,) = parser.parse_overrides([word])
         except HydraException:
             problems.append(_unreadable(word, hydra))
         except ValueError as error:  # a number of more digits than Python reads
             problems.append(f"{word}: cannot be read: {first_line(error)}")
+        else:
+            if override.key_or_group:
+                overrides.append(override)
+            else:
+                problems.append(f"{word}: not key=value")
     return overrides, problems
 
 

@@ -271,11 +271,15 @@ class Combination:
             return needs_multirun(override)
         if not self.hydra.is_group(group) or override.is_delete():
             return None
+        value = override.value()
+        if isinstance(value, list) and group in SCHEMAS[self.command].model_fields:
+            return (
+                f"{line}: takes one of its choices; a sweep over several needs -m and no brackets"
+            )
         if group not in self.own_groups and not override.is_add():
             return f"{line}: klvi {self.command} has no {group}"
         if group in self.own_groups and override.is_add():
             return f"{line}: write it without the +"
-        value = override.value()
         for choice in value if isinstance(value, list) else [value]:
             if choice is None or not self._exists(group, str(choice)):
                 known = self.hydra.choices(group)

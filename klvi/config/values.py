@@ -91,7 +91,15 @@ def _problem(schema: type[BaseModel], raw: Raw, key: str, item: Mapping[str, Any
     if field is None:
         return f"{key}={spelled(item['input'])}: must be a section"
     near = suggestion(item["input"], _choices(field)) if isinstance(item["input"], str) else ""
-    return f"{key}={spelled(item['input'])}: must be {described(field)}{near}"
+    # Of a list with a wrong element it is the list that is described.
+    value = _at(raw, key) if isinstance(item["loc"][-1], int) else item["input"]
+    return f"{key}={spelled(value)}: must be {described(field)}{near}"
+
+
+def _at(raw: Any, key: str) -> Any:
+    for part in key.split("."):
+        raw = raw.get(part) if isinstance(raw, Mapping) else None
+    return raw
 
 
 def _choices(field: Any) -> list[str]:

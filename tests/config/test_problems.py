@@ -38,11 +38,18 @@ ONE_PROBLEM = {
     "reward.name=length": "reward.name=length: choose with reward=length",
     "reward=null": f"reward=null: must be one of {REWARDS}",
     "~tracking": "tracking: is missing; choose one, as in tracking=NAME",
+    "objective=[kl,rl]": "objective=[kl,rl]: takes one of its choices; a sweep over several needs "
+    "-m and no brackets",
+    # No key at all.
+    "=1": "=1: not key=value",
+    "+=1": "+=1: not key=value",
+    "~": "~: not key=value",
     # Types and ranges, with what is allowed.
     "beta=-1": "beta=-1: must be a number, greater than 0",
     "beta=0": "beta=0: must be a number, greater than 0",
     "beta=high": "beta=high: must be a number, greater than 0",
     "beta=[1,2]": "beta=[1, 2]: must be a number, greater than 0",
+    "lora.targets=[a,null]": "lora.targets=[a, null]: must be a list such as [a,b] or null",
     "beta=nan": "beta=nan: must be a finite number",
     "updates=0": "updates=0: must be a whole number, at least 1",
     "updates=2.5": "updates=2.5: must be a whole number, at least 1",
