@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -93,7 +94,15 @@ def _problem(schema: type[BaseModel], raw: Raw, key: str, item: Mapping[str, Any
     near = suggestion(item["input"], _choices(field)) if isinstance(item["input"], str) else ""
     # Of a list with a wrong element it is the list that is described.
     value = _at(raw, key) if isinstance(item["loc"][-1], int) else item["input"]
-    return f"{key}={spelled(value)}: must be {described(field)}{near}"
+    return f"{key}={_as_given(value)}: must be {described(field)}{near}"
+
+
+def _as_given(value: Any) -> str:
+    """As `spelled`; a text that reads as a number or the like stands in the quotes it was in."""
+    reads = isinstance(value, str) and re.fullmatch(
+        r"[-+]?[\d._]+(e[-+]?\d+)?|true|false|null", value
+    )
+    return f"'{value}'" if reads else spelled(value)
 
 
 def _at(raw: Any, key: str) -> Any:

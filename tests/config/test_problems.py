@@ -49,6 +49,7 @@ ONE_PROBLEM = {
     "beta=0": "beta=0: must be a number, greater than 0",
     "beta=high": "beta=high: must be a number, greater than 0",
     "beta=[1,2]": "beta=[1, 2]: must be a number, greater than 0",
+    "beta='0.1'": "beta='0.1': must be a number, greater than 0",
     "lora.targets=[a,null]": "lora.targets=[a, null]: must be a list such as [a,b] or null",
     "beta=nan": "beta=nan: must be a finite number",
     "updates=0": "updates=0: must be a whole number, at least 1",
