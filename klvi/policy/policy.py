@@ -222,11 +222,11 @@ class Policy:
     @out_of_memory("scoring")
     @torch.no_grad()
     def log_probs(self, completions: Completions, budget: int | None = None) -> Tensor:
-        """`(N, T)` log π of given completions, nats per token, 0 in padded places."""
+        """`(N, T)` log π of given completions, nats per token, float32, 0 in padded places."""
         log_probs = torch.zeros(completions.tokens.shape, device=self.device)
         for batch in self.micro_batches(completions, budget):
             found = batch.forward(self.model).log_probs()
-            log_probs[batch.rows, : found.shape[1]] = found
+            log_probs[batch.rows, : found.shape[1]] = found.float()
         return log_probs
 
     @torch.no_grad()

@@ -131,7 +131,7 @@ def token_scores(
     fresh: dict[str, Tensor] = defaultdict(lambda: torch.zeros(shape, device=device))
     for batch in policy.micro_batches(completions, budget):
         for name, value in _scores(policy, batch, not known, distributions).items():
-            fresh[name][batch.rows, : value.shape[1]] = value
+            fresh[name][batch.rows, : value.shape[1]] = value.float()
     return known | fresh
 
 

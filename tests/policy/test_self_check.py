@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from support import sample
 from torch import Tensor
 from transformers.cache_utils import (
     DynamicSlidingWindowLayer,
@@ -319,3 +320,14 @@ def test_the_fallback_does_not_hide_what_is_wrong_in_itself(
     stale_merged(monkeypatch, policy, "")
     with pytest.raises(UserError, match="klvi does not give the numbers of"):
         check_policy(policy, PROMPTS, NEW_TOKENS, TorchEngine())
+
+
+def test_weights_of_64_bits_are_scored_like_any_others() -> None:
+    policy = small_policy("gpt2", torch.float64)
+    check_policy(policy, PROMPTS, NEW_TOKENS)
+    assert policy.batching == Batching()
+    # Of a distribution, too, which takes a pass of its own.
+    samples = sample(policy, PROMPTS, max_new_tokens=NEW_TOKENS, distributions=True)
+    again = policy.log_probs(samples)
+    assert again.dtype == samples.log_policy.dtype == torch.float32
+    torch.testing.assert_close(again, samples.log_policy)
