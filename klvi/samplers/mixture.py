@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -18,8 +17,6 @@ from klvi.samplers.base import Sampler
 from klvi.samples import Cost, Draw, Samples
 from klvi.targets.base import Target
 from klvi.timing import timed
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -41,17 +38,22 @@ class Mixture(Sampler):
         randomness: Randomness,
     ) -> Draw:
         """The policy's completions and then the prior's, weighted towards the policy."""
-        others = int(self.prior_share * len(contexts))
-        for_policy, for_prior = split_evenly(contexts, others)
-        of_policy, of_prior = map(torch.tensor, split_evenly(range(len(contexts)), others))
-        samples = self.ancestral.complete(policy, for_policy, randomness, of_policy)
-        if for_prior:
-            prior = policy.without_adapter()
-            drawn = self.ancestral.complete(prior, for_prior, randomness, of_prior)
-            with timed("prior", policy.device):
-                log_policy = policy.log_probs(drawn, self.ancestral.budget)
-            samples = Samples.concatenate([samples, replace(drawn, log_policy=log_policy)])
-        density = log_mixture(samples, len(for_prior))
+        chosen = from_prior(randomness.first_row, len(contexts), self.prior_share)
+        parts = []
+        for rows, source in (((~chosen).nonzero()[:, 0], policy), (chosen.nonzero()[:, 0], None)):
+            if not len(rows):
+                continue
+            wanted = [contexts[row] for row in rows.tolist()]
+            drawn = self.ancestral.complete(
+                source or policy.without_adapter(), wanted, randomness, rows
+            )
+            if source is None:
+                with timed("prior", policy.device):
+                    log_policy = policy.log_probs(drawn, self.ancestral.budget)
+                drawn = replace(drawn, log_policy=log_policy)
+            parts.append(drawn)
+        samples = Samples.concatenate(parts)
+        density = log_mixture(samples, int(chosen.sum()))
         weight = samples.log_policy_sequence - density
         samples = replace(samples, log_density=density, log_weight=weight)
         with timed("reward", policy.device):
@@ -81,11 +83,10 @@ def log_mixture(samples: Samples, from_prior: int) -> Tensor:
     return mixture + (samples.log_density.double() - own)
 
 
-def split_evenly(items: Sequence[T], others: int) -> tuple[list[T], list[T]]:
-    """The items parted in two, `others` of them, evenly spread, in the second part."""
-    count = len(items)
-    second = [(row + 1) * others // count > row * others // count for row in range(count)]
-    return (
-        [item for item, chosen in zip(items, second, strict=True) if not chosen],
-        [item for item, chosen in zip(items, second, strict=True) if chosen],
-    )
+def from_prior(first: int, count: int, share: float) -> Tensor:
+    """`(count,)` bool, which of the rows from `first` on are the prior's: a `share`, evenly spread.
+
+    A row's own number tells, so that processes that share a rollout choose as one would.
+    """
+    before = (torch.arange(first, first + count + 1).double() * share).floor()
+    return before.diff() > 0

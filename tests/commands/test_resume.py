@@ -167,5 +167,5 @@ def test_a_run_that_became_another_while_its_lock_was_waited_for_is_not_trusted(
 
     monkeypatch.setattr(resume, "claimed", claimed)
     with pytest.raises(UserError, match=r"reward\.function=.* is code .* add trust=true"):
-        resume.run(ResumeConfig(run=str(run)), Context(None, None, None, ()))
+        resume.run(ResumeConfig(run=str(run)), NOWHERE)
     assert not traces.exists()

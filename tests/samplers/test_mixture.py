@@ -13,7 +13,7 @@ from klvi.policy.policy import Policy
 from klvi.policy.prior import load_prior
 from klvi.randomness import Randomness
 from klvi.samplers.ancestral import Ancestral
-from klvi.samplers.mixture import Mixture, log_mixture, split_evenly
+from klvi.samplers.mixture import Mixture, from_prior, log_mixture
 from klvi.targets.posterior import Posterior
 
 
@@ -60,9 +60,10 @@ def test_a_batch_too_small_for_a_mixture_is_the_policys_own() -> None:
     assert_close(log_mixture(samples, 0), samples.log_policy_sequence)
 
 
-def test_the_prompts_of_a_mixture_are_split_evenly() -> None:
-    prompts = [str(row) for row in range(10)]
-    assert split_evenly(prompts, 5) == (prompts[::2], prompts[1::2])
-    policy, prior = split_evenly(prompts, 3)
-    assert prior == ["3", "6", "9"]
-    assert sorted(policy + prior) == prompts
+def test_the_priors_rows_are_spread_evenly_whoever_draws_them() -> None:
+    assert from_prior(0, 10, 0.5).nonzero()[:, 0].tolist() == [1, 3, 5, 7, 9]
+    every = from_prior(0, 10, 0.3)
+    assert every.nonzero()[:, 0].tolist() == [3, 6, 9]
+    assert torch.equal(torch.cat([from_prior(0, 3, 0.3), from_prior(3, 7, 0.3)]), every)
+    assert from_prior(0, 4, 1.0).all()
+    assert not from_prior(0, 4, 0.0).any()
