@@ -39,19 +39,18 @@ class Mixture(Sampler):
     ) -> Draw:
         """The policy's completions and then the prior's, weighted towards the policy."""
         chosen = from_prior(randomness.first_row, len(contexts), self.prior_share)
-        parts = []
-        for rows, source in (((~chosen).nonzero()[:, 0], policy), (chosen.nonzero()[:, 0], None)):
-            if not len(rows):
-                continue
+        ours, the_priors = (~chosen).nonzero()[:, 0], chosen.nonzero()[:, 0]
+
+        def complete(source: Policy, rows: Tensor) -> Samples:
             wanted = [contexts[row] for row in rows.tolist()]
-            drawn = self.ancestral.complete(
-                source or policy.without_adapter(), wanted, randomness, rows
-            )
-            if source is None:
-                with timed("prior", policy.device):
-                    log_policy = policy.log_probs(drawn, self.ancestral.budget)
-                drawn = replace(drawn, log_policy=log_policy)
-            parts.append(drawn)
+            return self.ancestral.complete(source, wanted, randomness, rows)
+
+        parts = [complete(policy, ours)] if len(ours) else []
+        if len(the_priors):
+            drawn = complete(policy.without_adapter(), the_priors)
+            with timed("prior", policy.device):
+                log_policy = policy.log_probs(drawn, self.ancestral.budget)
+            parts.append(replace(drawn, log_policy=log_policy))
         samples = Samples.concatenate(parts)
         density = log_mixture(samples, int(chosen.sum()))
         weight = samples.log_policy_sequence - density
