@@ -15,12 +15,12 @@ Nothing here imports torch.
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, distributions, entry_points
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
 
+from klvi.errors import UserError
 from klvi.spelling import suggestion
 from klvi.terminal import tell
 
@@ -41,6 +41,10 @@ def members(base: type[Choice]) -> list[type[Choice]]:
     for point, section in plugins(f"klvi.{base.group_name.rstrip('s')}s"):
         if not (isinstance(section, type) and issubclass(section, base)):
             _warn(point, f"it is no {base.__name__}")
+        elif not _names_itself(section):
+            _warn(point, 'it has no name: Literal["…"], by which it is chosen')
+        elif not hasattr(section, "builds"):
+            _warn(point, "it does not say what it builds, as module:name")
         elif name_of(section) in taken:
             _warn(point, f"klvi has a {base.group_name} of that name")
         else:
@@ -82,6 +86,18 @@ def packages() -> Mapping[str, str]:
     return found
 
 
+def has_no_file(group: str, name: str) -> str | None:
+    """What a package with a member of that name lacks, where there is no YAML file of it."""
+    points = entry_points(group=f"klvi.{group.rstrip('s')}s", name=name)
+    return next(
+        (f"{p.value} has no {group}/{name}.yaml in a folder of {CONF}" for p in points), None
+    )
+
+
+def _names_itself(section: type[Choice]) -> bool:
+    return bool(get_args(section.model_fields["name"].annotation))
+
+
 def name_of(section: type[Choice]) -> str:
     """The `name` by which a member is chosen."""
     return str(get_args(section.model_fields["name"].annotation)[0])
@@ -100,6 +116,8 @@ def described(package: str, name: str) -> Any:
 
     Raises AttributeError where none does.
     """
+    if name == "__all__":
+        return names_described(package)
     found = _described_in(package) if name[:1].isupper() else {}
     if name not in found:
         near = suggestion(name, found)
@@ -108,8 +126,8 @@ def described(package: str, name: str) -> Any:
 
 
 def names_described(package: str) -> list[str]:
-    """The names in a room's module, the classes that its sections describe included."""
-    return sorted({*vars(sys.modules[package]), *_described_in(package)})
+    """The names that a room gives a notebook: the classes that its sections describe."""
+    return sorted(_described_in(package))
 
 
 def _described_in(package: str) -> dict[str, str]:
@@ -138,13 +156,38 @@ def build(section: Any, **given: Any) -> Any:
     """
     import inspect
 
-    module, _, path = section.builds.partition(":")
-    found: Any = importlib.import_module(module)
-    for name in path.split("."):
-        found = getattr(found, name)
-    taken = inspect.signature(found).parameters
+    found = _found(section)
+    signature = inspect.signature(found)
     settings = {key: _built(value, given) for key, value in section.settings().items()}
-    return found(**settings, **{key: value for key, value in given.items() if key in taken})
+    passed = {key: value for key, value in given.items() if key in signature.parameters}
+    try:
+        signature.bind(**settings, **passed)
+    except TypeError as error:
+        raise UserError(
+            f"{_place(section)}: {section.builds} does not take the fields of its section "
+            f"({', '.join(settings) or 'none'}) and what klvi gives ({', '.join(passed) or 'none'}"
+            f"): {error}"
+        ) from error
+    return found(**settings, **passed)
+
+
+def _found(section: Any) -> Any:
+    """What a section `builds`; raises UserError where there is no such thing."""
+    module, _, path = section.builds.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for name in path.split("."):
+            found = getattr(found, name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            f"{_place(section)}: its section builds {section.builds}, which cannot be had: {error}"
+        ) from error
+    return found
+
+
+def _place(section: Any) -> str:
+    group = getattr(type(section), "group_name", None)
+    return f"{group}={section.name}" if group else type(section).__name__
 
 
 def _built(value: Any, given: Mapping[str, Any]) -> Any:

@@ -38,6 +38,7 @@ from klvi.config.stored_run import kept_of_run, store_primary
 from klvi.config.trust import untrusted, untrusted_to_resume
 from klvi.errors import UserError
 from klvi.quoting import resolved
+from klvi.registry import has_no_file
 from klvi.runs.folder import folder_problem, sweep_problem
 from klvi.schema import names_of, sections_of
 from klvi.spelling import suggestion
@@ -283,6 +284,9 @@ class Combination:
         for choice in value if isinstance(value, list) else [value]:
             if choice is None or not self._exists(group, str(choice)):
                 known = self.hydra.choices(group)
+                lacking = has_no_file(group, str(choice))
+                if lacking is not None:
+                    return f"{group}={choice}: {lacking}"
                 near = suggestion(str(choice), known)
                 return f"{group}={spelled(choice)}: must be one of {', '.join(known)}{near}"
         return None
