@@ -185,6 +185,9 @@ def metric(run: ListedRun, name: str) -> float | None:
     """A finite estimate of a run's last evaluation; None without one."""
     found = run.metrics.get(metric_name(name, set(run.metrics)) or name)
     value = found.get("value") if isinstance(found, Mapping) else None
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+    if not isinstance(value, int | float) or isinstance(value, bool):
         return None
-    return float(value)
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # of a whole number beyond all floats
+        return None

@@ -252,3 +252,14 @@ def test_headings_are_those_of_the_catalogue() -> None:
 def test_every_key_of_a_configuration_is_known() -> None:
     known = set(known_keys(TrainConfig))
     assert {"objective.clip", "reward.words", "model.letters", "optim.lr", "target"} <= known
+
+
+def test_a_number_beyond_all_floats_is_no_metric(
+    made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = json.loads((made / KL / "summary.json").read_text())
+    summary["metrics"]["eval/reward"] = {"value": 10**400}
+    (made / KL / "summary.json").write_text(json.dumps(summary))
+    folders = [run["folder"] for run in listed(capsys, "sort=eval/reward")]
+    assert folders.index(GDC) < folders.index(SWEPT) < folders.index(KL)
+    assert KL in shown(capsys)
