@@ -32,8 +32,13 @@ else:
     def __getattr__(name: str) -> Any:
         if name in _ROOMS:
             return import_module(f"klvi.{name}")
+        if name == "__all__":
+            return __dir__()
         if name not in _PLACES:
-            raise AttributeError(f"module 'klvi' has no attribute {name!r}")
+            from klvi.spelling import suggestion
+
+            near = suggestion(name, __dir__())
+            raise AttributeError(f"module 'klvi' has no attribute {name!r}{near}")
         import random
 
         before = random.getstate()

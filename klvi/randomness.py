@@ -9,7 +9,10 @@ whatever order, batch or process.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import RLock
 
 import numpy as np
 import torch
@@ -54,6 +57,20 @@ def uniforms(key: bytes, rows: Tensor, steps: int) -> Tensor:
 
 def _digest(purpose: str, seeds: tuple[int, ...]) -> bytes:
     return hashlib.sha256(repr((purpose, *seeds)).encode()).digest()
+
+
+_OF_TORCH = RLock()
+
+
+@contextmanager
+def torch_seeded(seed: int) -> Iterator[None]:
+    """Within, torch's own generator on the CPU starts from `seed`, in one thread at a time.
+
+    For what takes no generator of its own; afterwards it is as it was.
+    """
+    with _OF_TORCH, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def seeded_generator(

@@ -121,13 +121,27 @@ class Choice(Section):
 C = TypeVar("C", bound=Choice)
 
 
+def plain(value: Any) -> Any:
+    """A number of NumPy's or torch's as Python has it; all else as it is."""
+    is_scalar = getattr(value, "shape", None) == () and hasattr(value, "item")
+    return value.item() if is_scalar else value
+
+
+def check_fields(section: type[Choice], thing: object) -> None:
+    """Hold what a dataclass was given to the keys of its section; raises as `settings_of`."""
+    given = {key: getattr(thing, key) for key in section.model_fields if key != "name"}
+    for key, value in settings_of(section, given).settings().items():
+        object.__setattr__(thing, key, value)  # of a frozen one, too
+
+
 def settings_of(section: type[C], given: dict[str, Any]) -> C:
     """The section of a member from what its constructor was given.
 
     Raises UserError with a line for each key that is none, and each value that is not one of it.
     """
     try:
-        return section.model_validate({"name": name_of(section), **given})
+        values = {key: plain(value) for key, value in given.items()}
+        return section.model_validate({"name": name_of(section), **values})
     except ValidationError as error:
         lines = []
         for item in error.errors(include_url=False):

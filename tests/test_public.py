@@ -46,7 +46,9 @@ def test_klvi_tells_what_there_is() -> None:
     assert declared("__init__.py") == PUBLIC - {"__version__"}
     for name in PUBLIC:
         assert getattr(klvi, name) is not None
-    with pytest.raises(AttributeError, match=r"^module 'klvi' has no attribute 'trian'$"):
+    with pytest.raises(
+        AttributeError, match=r"^module 'klvi' has no attribute 'trian'; did you mean train\?$"
+    ):
         _ = klvi.trian
 
 
@@ -154,3 +156,10 @@ def test_the_import_is_cheap_and_changes_nothing(tmp_path: Path) -> None:
 
 def test_what_is_computed_changes_nothing_of_the_process(tmp_path: Path) -> None:
     assert told(USED, tmp_path) == [{}]
+
+
+def test_a_star_imports_what_dir_tells() -> None:
+    for package in (klvi, *(getattr(klvi, room) for room in ROOMS)):
+        names: dict[str, object] = {}
+        exec(f"from {package.__name__} import *", names)
+        assert set(names) - {"__builtins__"} == set(dir(package))

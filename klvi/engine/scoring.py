@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import cache
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -112,8 +113,11 @@ def selected_logits(
         These states and their logits `(n, t, V)`.
     """
     captured: list[Tensor] = []
+    thread = get_ident()
 
     def selected(_: nn.Module, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if get_ident() != thread:  # another's pass through the same module
+            return states
         captured.append(select(states[0]))
         return (captured[0],)
 

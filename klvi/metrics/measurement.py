@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import ClassVar
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,9 @@ class Unavailable:
     """A metric that is infinite, undefined or not trustworthy here, and why."""
 
     reason: str
+    value: ClassVar[None] = None
+    low: ClassVar[None] = None
+    high: ClassVar[None] = None
 
     def to_json(self) -> dict[str, object]:
         """The entry of `summary.json`."""

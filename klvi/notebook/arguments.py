@@ -26,7 +26,7 @@ from klvi.runs.choices import completions_at_once
 from klvi.runs.defaults import facts_of
 from klvi.samplers.ancestral import Ancestral
 from klvi.samplers.base import Sampler
-from klvi.schema import Choice
+from klvi.schema import Choice, plain
 from klvi.targets.base import Target
 
 S = TypeVar("S", bound=BaseModel)
@@ -57,7 +57,9 @@ def settings(schema: type[BaseModel], **given: Any) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return value.model_dump()
-    return dict(value) if isinstance(value, Mapping) else value
+    if isinstance(value, Mapping):
+        return {key: _plain(below) for key, below in value.items()}
+    return plain(value)
 
 
 def check_kind(name: str, given: object, attribute: str, remedy: str) -> None:

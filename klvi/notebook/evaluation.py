@@ -63,7 +63,7 @@ class Evaluation(Mapping[str, Metric]):
 
     @property
     def metrics(self) -> Mapping[str, Metric]:
-        """The estimates, each with `value`, `low`, `high`, or the `reason` why there is none."""
+        """The estimates, each with `value`, `low`, `high`: None with a `reason` without one."""
         return self.measured.metrics
 
     @property
@@ -89,7 +89,7 @@ class Evaluation(Mapping[str, Metric]):
     def __getitem__(self, name: str) -> Metric:
         found = self.metrics.get(name) or self.metrics.get(f"{PREFIX}{name}")
         if found is None:
-            raise KeyError(f"{name}: no metric of that name{suggestion(name, self.metrics)}")
+            raise KeyError(f"{name}: no metric of that name{suggestion(str(name), self.metrics)}")
         return found
 
     def __iter__(self) -> Iterator[str]:

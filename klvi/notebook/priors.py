@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from importlib.resources import files
 from typing import Any, Literal
@@ -22,7 +23,7 @@ TINY, ENUMERABLE = "tiny", "enumerable"
 
 
 def load_prior(
-    name: str,
+    name: str | os.PathLike[str],
     *,
     max_new_tokens: int | None = None,
     revision: str | None = None,
@@ -56,8 +57,11 @@ def load_prior(
 
     Raises UserError where it cannot be found, or is not what it should be.
     """
-    if not isinstance(name, str):
-        raise UserError(f"name: is {type(name).__name__}; give a model's name, hub id or folder")
+    if isinstance(name, os.PathLike):
+        name = os.fspath(name)
+    if not isinstance(name, str) or not name.strip():
+        kind = repr(name) if isinstance(name, str) else type(name).__name__
+        raise UserError(f"name: is {kind}; give a model's name, hub id or folder")
     own = {"letters": letters, "length": length, "seed": model_seed}
     pretrained = {"revision": revision, "start_token": start_token, "dtype": dtype}
     config: ModelConfig | EnumerableModelConfig

@@ -63,7 +63,7 @@ def train(
     proposal: Sampler | None = None,
     anneal: float | None = None,
     lora: LoraSection | Mapping[str, Any] | None = None,
-    optim: Mapping[str, Any] | None = None,
+    optim: OptimSection | Mapping[str, Any] | None = None,
     engine: EngineSection | Mapping[str, Any] | None = None,
     on_update: Callable[[dict[str, Any]], None] | None = None,
 ) -> Policy:
@@ -103,9 +103,11 @@ def train(
         samples_per_prompt=samples_per_prompt,
         anneal=anneal,
         lora=lora,
-        optim={**(optim or {}), **({} if lr is None else {"lr": lr})},
+        optim=_with_rate(optim, lr),
         engine=engine or {"name": "auto"},
     )
+    if on_update is not None:
+        check_kind("on_update", on_update, "__call__", "a function of a record")
     with on_device(prior):
         loop = _assembled(prior, target, copy.deepcopy(objective), proposal, prompts, given)
         check_learning(loop, loop.contexts.contexts, prior.support)
@@ -116,6 +118,15 @@ def train(
             loop.run()
         loop.check_policy()
     return loop.policy
+
+
+def _with_rate(optim: OptimSection | Mapping[str, Any] | None, lr: float | None) -> Any:
+    """The keys of `optim`, the learning rate among them; raises UserError where it is twice."""
+    if lr is None or not isinstance(optim, Mapping | None):
+        return optim
+    if "lr" in (optim or {}):
+        raise UserError("lr: is in optim, too; give it once")
+    return {**(optim or {}), "lr": lr}
 
 
 def _checked(

@@ -14,6 +14,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from klvi.contexts import Context
 from klvi.errors import UserError
+from klvi.randomness import torch_seeded
 
 END_OF_TEXT = "<|endoftext|>"
 WIDTH, LAYERS, HEADS = 64, 2, 8
@@ -32,8 +33,7 @@ def enumerable_lm(
     the model can emit neither a start nor a pad token. Texts are letters separated by spaces.
     """
     tokenizer = _tokenizer(letters)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with torch_seeded(seed):
         model = GPT2LMHeadModel(_config(letters, length)).eval()
     _set_entropy(model, letters, length)
     _lengthen(model, seed)

@@ -35,6 +35,7 @@ from klvi.policy.fingerprint import check_fingerprint, write_fingerprint
 from klvi.policy.loading import quiet_transformers
 from klvi.policy.prior import Prior
 from klvi.policy.schema import LoraSection
+from klvi.randomness import torch_seeded
 from klvi.samples import Completions
 
 
@@ -89,8 +90,7 @@ class Policy:
         self._spare: list[PreTrainedModel] = []
         adapted = None
         if lora is not None:
-            with torch.random.fork_rng(devices=[]), quiet_transformers():
-                torch.manual_seed(seed)
+            with torch_seeded(seed), quiet_transformers():
                 config, self.left_out = adapter_config(prior.model, lora)
                 torch.manual_seed(seed)
                 adapted = adapt(view_of(prior.model), config).eval()
@@ -150,8 +150,7 @@ class Policy:
     def add_value_head(self) -> ValueHead:
         """Attach a fresh value head and return it."""
         width = self.model.get_output_embeddings().weight.shape[1]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self._seed)
+        with torch_seeded(self._seed):
             self.value_head = ValueHead(width).to(self.device)
         return self.value_head
 

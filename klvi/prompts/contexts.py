@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -36,19 +36,22 @@ def load_contexts(config: schema.PromptsSection) -> list[Context]:
     return contexts
 
 
-def contexts_of_prompts(prompts: Sequence[Any] | None) -> list[Context]:
+def contexts_of_prompts(prompts: Iterable[Any] | None) -> list[Context]:
     """As `load_contexts`, of texts, and of mappings with a `prompt` or `messages`, and columns.
 
     Raises UserError for anything else.
     """
     if prompts is None:
         return [Context(0)]
-    if isinstance(prompts, str | Mapping) or not isinstance(prompts, Sequence) or not prompts:
-        kind = "empty" if isinstance(prompts, Sequence) and not prompts else f"{prompts!r:.60}"
+    # A set has no order, and a data frame gives the names of its columns.
+    wrong = isinstance(prompts, str | bytes | Mapping | Set) or hasattr(prompts, "iterrows")
+    listed = [] if wrong or not isinstance(prompts, Iterable) else list(prompts)
+    if not listed:
+        kind = f"{prompts!r:.60}" if wrong or not isinstance(prompts, Iterable) else "empty"
         raise UserError(f"prompts: is {kind}; give a list of texts, or of dicts with a prompt each")
     columns = schema.FilePrompts.model_construct(name="file", field=_default_field(), chat={})
     contexts = []
-    for row, given in enumerate(prompts):
+    for row, given in enumerate(listed):
         place = f"prompts[{row}]"
         if isinstance(given, Context):
             contexts.append(replace(given, row=row))

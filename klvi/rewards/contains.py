@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from klvi.contexts import Context
+from klvi.rewards.schema import ContainsReward
+from klvi.schema import check_fields
 
 
 @dataclass(frozen=True)
@@ -15,6 +17,9 @@ class Contains:
     text: str
     case_sensitive: bool = True
     name: str = "contains"
+
+    def __post_init__(self) -> None:
+        check_fields(ContainsReward, self)
 
     def __call__(self, texts: Sequence[str], contexts: Sequence[Context]) -> list[float]:
         """Score N completions: 0 or 1 each."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from klvi.contexts import Context
+from klvi.rewards.schema import LengthReward
+from klvi.schema import check_fields
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,9 @@ class Length:
     scale: float = 10.0
     unit: Literal["words", "characters"] = "words"
     name: str = "length"
+
+    def __post_init__(self) -> None:
+        check_fields(LengthReward, self)
 
     def __call__(self, texts: Sequence[str], contexts: Sequence[Context]) -> list[float]:
         """Score N completions: at most 0 each."""

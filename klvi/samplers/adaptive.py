@@ -14,7 +14,9 @@ from klvi.policy.policy import Policy
 from klvi.randomness import Randomness
 from klvi.samplers.ancestral import Ancestral
 from klvi.samplers.base import Sampler
+from klvi.samplers.schema import AdaptiveProposal
 from klvi.samples import Draw
+from klvi.schema import check_fields
 from klvi.targets.base import Target
 
 
@@ -26,6 +28,7 @@ class Adaptive(Sampler):
     ) -> None:
         self.ancestral = ancestral or Ancestral()
         self.divergence = divergence
+        check_fields(AdaptiveProposal, self)
         self._policy: Policy | None = None
         self._earlier: Policy | None = None
         # Those of the earlier policy, until there is one to take them.

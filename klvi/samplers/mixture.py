@@ -14,7 +14,9 @@ from klvi.randomness import Randomness
 from klvi.rewards.scoring import scored
 from klvi.samplers.ancestral import Ancestral
 from klvi.samplers.base import Sampler
+from klvi.samplers.schema import MixtureProposal
 from klvi.samples import Cost, Draw, Samples
+from klvi.schema import check_fields
 from klvi.targets.base import Target
 from klvi.timing import timed
 
@@ -29,6 +31,9 @@ class Mixture(Sampler):
 
     ancestral: Ancestral = field(default_factory=Ancestral)
     prior_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_fields(MixtureProposal, self)
 
     def sample(
         self,

@@ -13,6 +13,7 @@ from torch import Tensor
 from klvi.errors import UserError
 from klvi.rewards.base import Reward
 from klvi.samples import Samples
+from klvi.schema import plain
 
 
 class Target(Protocol):
@@ -91,11 +92,13 @@ class Tempered(Target):
         return self.share * potential if self.share else torch.zeros_like(potential)
 
 
-def check_beta(beta: object) -> None:
-    """Raises UserError for what is no temperature."""
+def checked_beta(beta: Any) -> float:
+    """The number that a temperature is; raises UserError for what is none."""
+    beta = plain(beta)
     number = isinstance(beta, float | int) and not isinstance(beta, bool)
-    if not (number and 0 < beta < math.inf):  # type: ignore[operator]
+    if not (number and 0 < beta < math.inf):
         raise UserError(f"beta={beta!r}: must be a number, greater than 0")
+    return float(beta)
 
 
 # Rounding of a potential above which differences between sequences are no longer resolved, nats.

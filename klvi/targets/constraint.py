@@ -12,7 +12,9 @@ from torch import Tensor
 from klvi.rewards.base import Reward
 from klvi.rewards.python import as_reward
 from klvi.samples import Samples
-from klvi.targets.base import Target, check_beta
+from klvi.schema import check_fields
+from klvi.targets.base import Target, checked_beta
+from klvi.targets.schema import ConstraintTarget
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ class Constraint(Target):
     beta: float = 0.1
 
     def __post_init__(self) -> None:
-        check_beta(self.beta)
+        object.__setattr__(self, "beta", checked_beta(self.beta))
+        check_fields(ConstraintTarget, self)
         object.__setattr__(self, "reward", as_reward(self.reward))
 
     @property

@@ -11,7 +11,7 @@ from torch import Tensor
 from klvi.rewards.base import Reward
 from klvi.rewards.python import as_reward
 from klvi.samples import Samples
-from klvi.targets.base import Target, check_beta, resolved
+from klvi.targets.base import Target, checked_beta, resolved
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Posterior(Target):
     beta: float
 
     def __post_init__(self) -> None:
-        check_beta(self.beta)
+        object.__setattr__(self, "beta", checked_beta(self.beta))
         object.__setattr__(self, "reward", as_reward(self.reward))
 
     @property

@@ -92,6 +92,11 @@ def test_it_is_a_mapping_with_intervals(prior: Prior) -> None:
     assert found["duplicates"] == found["eval/duplicates"]
     with pytest.raises(KeyError, match=r"eval/rewrad.*did you mean eval/reward\?"):
         found["eval/rewrad"]
+    assert None not in found
+    with pytest.raises(KeyError, match="3: no metric of that name"):
+        found[3]  # type: ignore[index]
+    assert all(m.value is None or m.low <= m.value <= m.high for m in found.values())
+    assert Unavailable("why").value is None
 
 
 def test_a_sampler_is_measured_in_the_policys_place(prior: Prior) -> None:

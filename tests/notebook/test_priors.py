@@ -48,6 +48,8 @@ def test_a_models_config_says_where_it_is(monkeypatch: pytest.MonkeyPatch) -> No
         ({"name": "tiny", "device": "gpu"}, "device=gpu: must be one of auto, cpu"),
         ({"name": "tiny", "dtype": "int8"}, "dtype=int8: must be one of auto, float32"),
         ({"name": 3}, "name: is int; give a model's name, hub id or folder"),
+        ({"name": " "}, "name: is ' '; give a model's name"),
+        ({"name": Path("/no/such/folder")}, "model.path=/no/such/folder: "),
         ({"name": "/no/such/folder"}, "model.path=/no/such/folder: "),
     ],
 )

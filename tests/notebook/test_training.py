@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -131,6 +133,9 @@ def test_a_function_is_a_reward_and_reads_columns(prior: Prior) -> None:
         ({"prompts": ["z"]}, "prompt 0 .'z'.: model=enumerable reads letters a to d"),
         ({"proposal": "mixture"}, "proposal: is str; give a sampler"),
         ({"proposal": klvi.samplers.Mixture()}, "use proposal=policy"),
+        ({"optim": 3}, "optim=3: must be a section"),
+        ({"optim": {"lr": 0.1}, "lr": 0.1}, "lr: is in optim, too; give it once"),
+        ({"on_update": 3}, "on_update: is int; give a function"),
         ({"samples_per_prompt": 65}, "samples_per_prompt=65: must be at most batch_size=64"),
     ],
 )
@@ -170,3 +175,56 @@ def test_beta_is_a_positive_number(beta: Any) -> None:
 def test_a_reward_is_one(reward: Any) -> None:
     with pytest.raises(UserError, match=r"^reward: is .*; give a reward, such as"):
         klvi.targets.Constraint(reward)
+
+
+def test_policies_on_one_prior_train_in_threads_as_alone(prior: Prior) -> None:
+    objectives = (klvi.objectives.KL(), klvi.objectives.GDC(), klvi.objectives.RL())
+
+    def trained(objective: Any) -> list[torch.Tensor]:
+        policy = klvi.train(prior, TARGET, objective, updates=4, batch_size=16, seed=1)
+        return list(policy.adapter_parameters())
+
+    alone = [trained(objective) for objective in objectives]
+    with ThreadPoolExecutor(len(objectives)) as threads:
+        together = list(threads.map(trained, objectives))
+    for one, other in zip(alone, together, strict=True):
+        assert all(map(torch.equal, one, other))
+
+
+def test_numbers_of_numpy_and_torch_are_numbers(prior: Prior) -> None:
+    target = klvi.targets.Constraint(LETTER, np.float64(0.5), beta=torch.tensor(0.25))  # type: ignore[arg-type]
+    assert target == klvi.targets.Constraint(LETTER, 0.5, 0.25)
+    assert klvi.targets.Posterior(LETTER, np.float32(0.5)) == klvi.targets.Posterior(LETTER, 0.5)  # type: ignore[arg-type]
+    objective = klvi.objectives.GDC(epochs=np.int64(1))
+    proposal = klvi.samplers.Mixture(prior_share=np.float64(0.25))
+    sizes: dict[str, Any] = {"updates": np.int64(1), "batch_size": torch.tensor(8)}
+    klvi.train(prior, target, objective, proposal=proposal, lora={"r": np.int32(4)}, **sizes)
+
+
+def test_prompts_are_whatever_can_be_gone_through(prior: Prior) -> None:
+    class Frame(list[str]):
+        def iterrows(self) -> None: ...
+
+    given: Any
+    for given in (np.array(["a", "b"]), (text for text in "ab"), {"x": "a", "y": "b"}.values()):
+        klvi.train(prior, TARGET, klvi.objectives.KL(), prompts=given, updates=1, batch_size=4)
+    for given in ({"a", "b"}, {"prompt": "a"}, Frame(["prompt"]), b"a", 5):
+        with pytest.raises(UserError, match=r"prompts: is .*; give a list of texts"):
+            klvi.train(prior, TARGET, klvi.objectives.KL(), prompts=given)
+
+
+@pytest.mark.parametrize(
+    ("make", "wrong", "line"),
+    [
+        (klvi.samplers.Mixture, {"prior_share": 1}, "prior_share=1: "),
+        (klvi.samplers.Mixture, {"prior_share": "half"}, "prior_share='half': "),
+        (klvi.samplers.Adaptive, {"divergence": "js"}, "divergence='js': "),
+        (klvi.rewards.Contains, {"text": None}, "text=None: "),
+        (klvi.rewards.Length, {"scale": 0}, "scale=0: "),
+        (klvi.targets.Constraint, {"reward": LETTER, "threshold": "x"}, "threshold='x': "),
+        (klvi.targets.Constraint, {"reward": LETTER, "threshold": float("nan")}, "threshold=nan: "),
+    ],
+)
+def test_what_is_made_with_a_wrong_value_names_it(make: Any, wrong: Any, line: str) -> None:
+    with pytest.raises(UserError, match=line):
+        make(**wrong)
