@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from klvi.contexts import Context
-from klvi.errors import RunError
+from klvi.errors import RunError, UserError
 from klvi.policy.policy import Policy
 from klvi.processes import Processes
 from klvi.randomness import Randomness
@@ -29,18 +29,20 @@ def sample_sharded(
 ) -> Draw:
     """As `sampler.sample` of all contexts, in their order, on every process.
 
-    Raises ValueError where there are fewer contexts than processes, and RunError where another
-    process failed: one that waited for it would wait for ever.
+    Raises UserError where the sampler gives anything else, ValueError where there are fewer
+    contexts than processes, and RunError where another process failed: one that waited for it would
+    wait for ever.
     """
     if processes.count == 1:
-        return sampler.sample(policy, target, contexts, randomness)
+        return _checked(sampler.sample(policy, target, contexts, randomness), sampler, contexts)
     if len(contexts) < processes.count:
         raise ValueError(f"{len(contexts)} contexts are too few for {processes.count} processes")
     shard = processes.shard(len(contexts))
     own = replace(randomness, first_row=randomness.first_row + shard.start)
     draw, failure = None, None
     try:
-        drawn = sampler.sample(policy, target, contexts[shard.start : shard.stop], own)
+        rows = contexts[shard.start : shard.stop]
+        drawn = _checked(sampler.sample(policy, target, rows, own), sampler, rows)
         draw = replace(drawn, samples=on_device(drawn.samples, "cpu"))
     except Exception as error:
         failure = error
@@ -51,6 +53,21 @@ def sample_sharded(
     if len(found) < processes.count:
         raise RunError(f"process {draws.index(None)} failed while sampling")
     return joined(found, policy.device)
+
+
+def _checked(draw: Draw, sampler: Sampler, contexts: Sequence[Context]) -> Draw:
+    name = f"{type(sampler).__name__}.sample"
+    if not isinstance(draw, Draw):
+        raise UserError(f"{name}: gave a {type(draw).__name__}; return a klvi.samples.Draw")
+    if len(draw.samples) != len(contexts):
+        raise UserError(
+            f"{name}: gave {len(draw.samples)} completions of {len(contexts)} contexts; return one "
+            "of each, in their order"
+        )
+    weight = draw.samples.log_weight
+    if weight is not None and bool(weight.isnan().any()):
+        raise UserError(f"{name}: gave log weights that are not numbers; see its log_weight")
+    return draw
 
 
 def joined(draws: Sequence[Draw], device: torch.device) -> Draw:
