@@ -14,7 +14,7 @@ from klvi.metrics.catalogue import METRICS
 from klvi.metrics.intervals import Estimate
 from klvi.metrics.jackknife import GROUPS, averaged, debiased
 from klvi.metrics.measurement import Metric, Unavailable
-from klvi.metrics.metric import WEIGHING, Drawn, MetricSpec, Scope
+from klvi.metrics.metric import WEIGHING, Drawn, MetricSpec, Scope, naming_metric
 from klvi.metrics.sampling import Sampling
 from klvi.metrics.target import Weighing, below_bound
 from klvi.samples import Draw, Samples
@@ -128,6 +128,10 @@ class _Estimation:
 
     def measure(self, spec: MetricSpec, lacking: Lacking) -> Metric:
         """A metric with its interval, or why it is unavailable, given what is `lacking`."""
+        with naming_metric(spec):
+            return self._measured(spec, lacking)
+
+    def _measured(self, spec: MetricSpec, lacking: Lacking) -> Metric:
         found: Found | None = refusal(spec, lacking, self.draw)
         if found is None and spec.weighted is not None and self.weighing is not None:
             found = self.weighing.estimate(spec.weighted, self.share)

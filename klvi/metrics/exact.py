@@ -10,7 +10,7 @@ from torch import Tensor
 from klvi.metrics.catalogue import METRICS
 from klvi.metrics.enumeration import Enumeration, Listed
 from klvi.metrics.measurement import Unavailable
-from klvi.metrics.metric import SCORE, MetricSpec, no_score
+from klvi.metrics.metric import SCORE, MetricSpec, naming_metric, no_score
 
 Exact = Mapping[str, float | Unavailable]
 NORMALISATION_TOLERANCE = 1e-3
@@ -60,7 +60,11 @@ def exact_metrics(
         total = float(values.exp().sum())
         if abs(total - 1) > NORMALISATION_TOLERANCE:
             raise ValueError(f"the {name}'s probabilities sum to {total:.6g} over all sequences")
-    return {spec.name: _value(spec, listed) for spec in METRICS.values()}
+    found: dict[str, float | Unavailable] = {}
+    for spec in METRICS.values():
+        with naming_metric(spec):
+            found[spec.name] = _value(spec, listed)
+    return found
 
 
 def _value(spec: MetricSpec, listed: Listed) -> float | Unavailable:

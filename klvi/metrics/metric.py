@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
 from torch import Tensor
 
+from klvi.errors import UserError, described
 from klvi.metrics import text
 from klvi.metrics.enumeration import Listed
 from klvi.metrics.importance import Mixture
@@ -20,6 +22,22 @@ from klvi.metrics.measurement import Measurement, Unavailable
 from klvi.metrics.sampling import Sampling
 from klvi.metrics.text import NGrams
 from klvi.samples import Samples
+
+
+@contextmanager
+def naming_metric(spec: MetricSpec) -> Iterator[None]:
+    """Within, what another package's metric raises is a UserError that names the metric."""
+    try:
+        yield
+    except Exception as error:
+        made = spec.estimate or spec.exact or spec.weighted
+        if isinstance(error, UserError) or made.__module__.startswith("klvi."):
+            raise
+        raise UserError(
+            f"metric {spec.name} ({made.__module__}): {described(error)}; mend or uninstall its "
+            "package"
+        ) from error
+
 
 Represents = Literal["policy", "target", "sampler"]
 SCORE = "score/"
