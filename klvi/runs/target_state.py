@@ -15,10 +15,17 @@ from klvi.targets.base import Target
 def write_target(target: Target, run: Path) -> None:
     """Write the target's state, with its checksum; nothing for a target without one.
 
-    Raises RunError where the disk refuses it, and ValueError where it is not plain data.
+    Raises RunError where the disk refuses it, and UserError where it is not plain data.
     """
     state = target.state()
     if state:
+        try:
+            _checksum(target.name, state)
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"target={target.name}: its state() cannot be kept as JSON: {error}; give finite "
+                "numbers, texts, lists and mappings"
+            ) from error
         content = {"target": target.name, "state": state, "sha256": _checksum(target.name, state)}
         write_whole(run / TARGET, json.dumps(content, indent=2, allow_nan=False) + "\n")
 

@@ -39,8 +39,24 @@ class Target(Protocol):
         ...
 
     def log_unnormalised(self, samples: Samples) -> Tensor:
-        """log P of scored samples: `(N,)`, nats per sequence, float64, −inf outside of p."""
-        return samples.log_prior_sequence + self.log_potential(samples)
+        """log P of scored samples: `(N,)`, nats per sequence, float64, −inf outside of p.
+
+        Raises UserError where the potential is no number for each of them.
+        """
+        potential = self.log_potential(samples)
+        shape = tuple(potential.shape) if isinstance(potential, Tensor) else None
+        if shape != (len(samples),):
+            found = type(potential).__name__ if shape is None else f"a tensor of shape {shape}"
+            raise UserError(
+                f"target={self.name}: its log_potential gave {found} for {len(samples)} samples; "
+                "give a number of each"
+            )
+        if bool((potential.isnan() | potential.isposinf()).any()):
+            raise UserError(
+                f"target={self.name}: its log_potential gave NaN or infinity; give finite nats, or "
+                "-inf for what it excludes"
+            )
+        return samples.log_prior_sequence + potential
 
     def samples_to_fit(self, update: int) -> int:
         """From how many samples it is fitted before `update`; 0 for not at all.

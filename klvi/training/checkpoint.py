@@ -9,11 +9,13 @@ import pickle
 import re
 import shutil
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from klvi.errors import UserError, described
 from klvi.files import (
@@ -49,11 +51,14 @@ class Checkpoints:
     def save(self, loop: Loop) -> Path:
         """Write the loop's state after its last update; returns the folder.
 
-        Raises RunError where the disk refuses it: the older checkpoints are intact.
+        Raises RunError where the disk refuses it, and UserError where an objective or a proposal
+        keeps what cannot be written: the older checkpoints are intact.
         """
         final = self.directory / f"step-{loop.update}"
         if kind_of(final) is not None and self._damage(final) is None:
             return final
+        for keeper in (loop.objective, loop.proposal):
+            _check_plain(keeper, keeper.state_dict())
         with whole_folder(final, replace=True) as building:
             loop.policy.save_adapter(building)
             with (building / STATE).open("wb") as file:  # of which torch tells what the disk says
@@ -163,6 +168,24 @@ def _state(loop: Loop) -> dict[str, Any]:
         "target": loop.target.state(),
         "record": loop.record,
     }
+
+
+def _check_plain(keeper: object, state: Any, place: str = "") -> None:
+    """Raises UserError for what cannot be read again without running what it says."""
+    if state is None or isinstance(state, Tensor | bool | int | float | str | bytes):
+        return
+    if isinstance(state, Mapping):
+        for key, value in state.items():
+            _check_plain(keeper, key, place)
+            _check_plain(keeper, value, f"{place}[{key!r}]")
+    elif isinstance(state, list | tuple | set):
+        for value in state:
+            _check_plain(keeper, value, place)
+    else:
+        raise UserError(
+            f"{type(keeper).__name__}: its state{place} holds a {type(state).__name__}, which no "
+            "checkpoint keeps; give tensors, numbers, texts, lists and mappings"
+        )
 
 
 def _check_kinds(state: dict[str, Any], update: int) -> None:

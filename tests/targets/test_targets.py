@@ -167,3 +167,20 @@ def test_a_potential_that_cannot_be_resolved_is_refused(beta: float, size: float
     samples = made_samples([1, 1]).with_scores({"reward": reward})
     with pytest.raises(UserError, match=r"reward of size .* beta=.*scale the reward"):
         target.log_potential(samples)
+
+
+@pytest.mark.parametrize(
+    ("potential", "said"),
+    [
+        (lambda n: torch.zeros(n, 1), r"gave a tensor of shape \(2, 1\) for 2 samples"),
+        (lambda n: torch.zeros(()), r"gave a tensor of shape \(\) for 2 samples"),
+        (lambda n: 0.0, "gave float for 2 samples"),
+        (lambda n: torch.full((n,), torch.nan), "gave NaN or infinity"),
+        (lambda n: torch.full((n,), torch.inf), "gave NaN or infinity"),
+    ],
+)
+def test_a_potential_that_is_none_is_refused(potential, said, monkeypatch):
+    target = Posterior(REWARD, 0.2)
+    monkeypatch.setattr(Posterior, "log_potential", lambda self, samples: potential(len(samples)))
+    with pytest.raises(UserError, match=f"^target=posterior: its log_potential {said}"):
+        target.log_unnormalised(made_samples([1, 2]))

@@ -257,3 +257,23 @@ def test_an_adapter_of_whole_numbers_is_refused(trained: Path, tmp_path: Path) -
     policy = assemble_evaluator(CONFIG, adapted=True).policy
     with pytest.raises(UserError, match="whole numbers"):
         policy.load_adapter(folder)
+
+
+class Forgetful:
+    """What a stranger's proposal may keep."""
+
+
+@pytest.mark.parametrize("kept", [len, Forgetful(), Path("x")])
+def test_a_state_that_cannot_be_read_again_is_not_written(
+    kept: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = assembled(CONFIG)
+    checkpoints = Checkpoints(tmp_path)
+    loop.step()
+    before = checkpoints.save(loop)
+    monkeypatch.setattr(loop.proposal, "state_dict", lambda: {"a": [1.0, {"b": kept}]})
+    loop.step()
+    kind = type(kept).__name__
+    with pytest.raises(UserError, match=rf"^Adaptive: its state\['a'\]\['b'\] holds a {kind}, "):
+        checkpoints.save(loop)
+    assert os.listdir(tmp_path) == [before.name]

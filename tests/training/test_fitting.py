@@ -21,6 +21,7 @@ from klvi.runs import assembly
 from klvi.runs.assembly import assemble_run
 from klvi.runs.load import load_policy
 from klvi.runs.schema import EvalConfig
+from klvi.runs.target_state import write_target
 from klvi.samples import Samples
 from klvi.targets.base import Target
 from klvi.training.checkpoint import Checkpoints
@@ -225,3 +226,10 @@ def test_all_that_scores_for_a_target_is_told_of_the_columns(
     monkeypatch.setattr(assembly, "build_target", lambda *_: Tilt(Told()))
     assembly.assemble_evaluator(config_of(), adapted=False)
     assert told == [1]
+
+
+def test_a_state_that_is_no_plain_data_is_refused(tmp_path: Path) -> None:
+    for state in (float("nan"), torch.zeros(2), {1.5}):
+        with pytest.raises(UserError, match=r"^target=tilt: its state\(\) cannot be kept as JSON"):
+            write_target(Tilt(LetterReward(), tilt=state), tmp_path)  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
