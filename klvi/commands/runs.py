@@ -164,7 +164,7 @@ def _table(
     query: Query, runs: Sequence[ListedRun], own: Mapping[str, Sequence[str]], *, narrow: bool
 ) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0 if narrow else (0, 1, 0, 0))
-    table.add_column("run", overflow="fold")
+    table.add_column("run", overflow="fold", min_width=12)
     table.add_column("status", no_wrap=True)
     table.add_column("update", justify="right", no_wrap=True)
     for key in () if narrow else own:

@@ -18,8 +18,10 @@ from klvi.errors import UserError
 from klvi.policy.enumerable import check_letters
 from klvi.policy.policy import Policy
 from klvi.policy.prior import Prior
+from klvi.policy.schema import EnumerableModelConfig
 from klvi.policy.text import lay_out
 from klvi.prompts.contexts import contexts_of_prompts
+from klvi.prompts.schema import FilePrompts
 from klvi.rewards.base import check_columns
 from klvi.runs.assembly import notes_on
 from klvi.runs.choices import completions_at_once
@@ -31,18 +33,26 @@ from klvi.targets.base import Target
 
 S = TypeVar("S", bound=BaseModel)
 IS_MISSING = ": is missing"
+# Keys that are arguments of another name, where their section is not told apart by a prefix.
+ARGUMENTS = {
+    EnumerableModelConfig: {"seed": "model_seed"},
+    FilePrompts: {"max_tokens": "max_prompt_tokens"},
+}
 
 
 def settings(schema: type[BaseModel], **given: Any) -> dict[str, Any]:
     """The values of a command's keys, by name: those that are None are the schema's defaults.
 
     Sections are given as mappings, or as they are. Raises UserError with a line for each that is
-    wrong, in the words of the command line.
+    wrong, in the words of the command line, but for the names of `ARGUMENTS`.
     """
     raw = {key: _plain(value) for key, value in given.items() if value is not None}
     wrong = [line for line in validate(schema, raw).problems if IS_MISSING not in line]
     if wrong:
-        raise UserError(*wrong)
+        names = ARGUMENTS.get(schema, {})
+        keys = [line.partition("=")[0] for line in wrong]
+        pairs = zip(keys, wrong, strict=True)
+        raise UserError(*(names.get(key, key) + line[len(key) :] for key, line in pairs))
     found = {}
     for key in given:
         field = schema.model_fields[key]

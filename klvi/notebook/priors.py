@@ -70,7 +70,7 @@ def load_prior(
         config = EnumerableModelConfig(name="enumerable", **settings(EnumerableModelConfig, **own))
         max_new_tokens = config.length if max_new_tokens is None else max_new_tokens
     else:
-        _refuse(name, own)
+        _refuse(name, {"letters": letters, "length": length, "model_seed": model_seed})
         known = _known(name) | {k: value for k, value in pretrained.items() if value is not None}
         given = settings(ModelConfig, **known, trust_remote_code=trust_remote_code)
         config = ModelConfig(**given)

@@ -43,6 +43,9 @@ def test_a_models_config_says_where_it_is(monkeypatch: pytest.MonkeyPatch) -> No
     [
         ({"name": "enumerable", "letters": 1}, "letters=1: must be a whole number, at least 2"),
         ({"name": "tiny", "letters": 3}, "letters: not for the prior tiny; leave it out"),
+        ({"name": "tiny", "model_seed": 3}, "^model_seed: not for the prior tiny; leave it out"),
+        ({"name": "enumerable", "model_seed": -1}, "^model_seed=-1: must be a whole number"),
+        ({"name": "tiny", "max_prompt_tokens": 0}, "^max_prompt_tokens=0: must be a whole number"),
         ({"name": "enumerable", "dtype": "bfloat16"}, "dtype: not for the prior enumerable"),
         ({"name": "tiny", "max_new_tokens": 0}, "max_new_tokens=0: must be a whole number"),
         ({"name": "tiny", "device": "gpu"}, "device=gpu: must be one of auto, cpu"),
