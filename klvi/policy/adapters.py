@@ -20,6 +20,7 @@ from klvi.engine.views import view_of
 from klvi.errors import UserError, described
 from klvi.policy.prior import most_tokens
 from klvi.policy.schema import LoraSection
+from klvi.randomness import torch_seeded
 
 # Tokens of the pass that shows which layers a model calls: enough to reach most experts.
 PROBE_TOKENS = 128
@@ -64,9 +65,9 @@ def adapter_config(model: PreTrainedModel, lora: LoraSection) -> tuple[LoraConfi
     return _config(model, lora, targets, full_names=True), left_out
 
 
-def adapt(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
-    """The model with fresh adapter layers put into it."""
-    with warnings.catch_warnings():
+def adapt(model: PreTrainedModel, config: LoraConfig, seed: int = 0) -> PeftModel:
+    """The model with fresh adapter layers put into it, whose weights `seed` tells."""
+    with torch_seeded(seed), warnings.catch_warnings():
         # GPT-2 has both kinds of linear layers; peft tells them apart itself.
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")
         # Views and exports part tied embeddings themselves, where only one of them is adapted.

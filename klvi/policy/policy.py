@@ -90,10 +90,9 @@ class Policy:
         self._spare: list[PreTrainedModel] = []
         adapted = None
         if lora is not None:
-            with torch_seeded(seed), quiet_transformers():
+            with quiet_transformers():
                 config, self.left_out = adapter_config(prior.model, lora)
-                torch.manual_seed(seed)
-                adapted = adapt(view_of(prior.model), config).eval()
+                adapted = adapt(view_of(prior.model), config, seed).eval()
             install(adapted, prior.kernels)
         self._hold(adapted)
 
