@@ -15,25 +15,23 @@ Nothing here imports torch.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, distributions, entry_points
-from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
+from typing import Any, TypeVar, cast, get_args
 
 from klvi.errors import UserError
 from klvi.spelling import suggestion
 from klvi.terminal import tell
 
-if TYPE_CHECKING:
-    from klvi.schema import Choice
-
-C = TypeVar("C", bound="Choice")
+# The common section of a group, which is a `klvi.schema.Choice`.
+C = TypeVar("C", bound=Hashable)
 
 CONF = "klvi.conf"
 
 
 @cache
-def members(base: type[Choice]) -> list[type[Choice]]:
+def members(base: type[Any]) -> list[type[Any]]:
     """The sections of a group, klvi's own first; `base` is the group's common section."""
     importlib.import_module(base.__module__)
     own = [section for section in _below(base) if section.__module__ == base.__module__]
@@ -94,11 +92,11 @@ def has_no_file(group: str, name: str) -> str | None:
     )
 
 
-def _names_itself(section: type[Choice]) -> bool:
+def _names_itself(section: type[Any]) -> bool:
     return bool(get_args(section.model_fields["name"].annotation))
 
 
-def name_of(section: type[Choice]) -> str:
+def name_of(section: type[Any]) -> str:
     """The `name` by which a member is chosen."""
     return str(get_args(section.model_fields["name"].annotation)[0])
 
@@ -132,17 +130,15 @@ def names_described(package: str) -> list[str]:
 
 def _described_in(package: str) -> dict[str, str]:
     """The classes that the sections of a room's schema describe, with their modules."""
-    from klvi.schema import Choice
-
     schema = importlib.import_module(f"{package}.schema")
     kinds = [kind for kind in vars(schema).values() if isinstance(kind, type)]
-    groups = [kind for kind in kinds if Choice in kind.__bases__]
+    groups = [kind for kind in kinds if "group_name" in vars(kind)]
     sections = [section for group in groups for section in members(group)]
     places = [_class_place(s).partition(":") for s in sections if hasattr(s, "builds")]
     return {name: module for module, _, name in places}
 
 
-def _class_place(section: type[Choice]) -> str:
+def _class_place(section: type[Any]) -> str:
     """Module and class of what a section builds, which may be a method of the class."""
     module, _, path = section.builds.partition(":")
     return f"{module}:{path.partition('.')[0]}"
@@ -198,7 +194,7 @@ def _built(value: Any, given: Mapping[str, Any]) -> Any:
     return value
 
 
-def _below(base: type[Choice]) -> Iterator[type[Choice]]:
+def _below(base: type[Any]) -> Iterator[type[Any]]:
     for section in base.__subclasses__():
         if "name" in section.model_fields and get_args(section.model_fields["name"].annotation):
             yield section
