@@ -154,6 +154,7 @@ def test_the_import_is_cheap_and_changes_nothing(tmp_path: Path) -> None:
     assert modules == []
 
 
+@pytest.mark.slow
 def test_what_is_computed_changes_nothing_of_the_process(tmp_path: Path) -> None:
     assert told(USED, tmp_path) == [{}]
 

@@ -16,6 +16,9 @@ from typing import Any
 import pytest
 import yaml
 
+# Each needs the package built and installed, and commands of their own that see it.
+pytestmark = pytest.mark.slow
+
 SOURCE = Path(__file__).parents[1] / "extension"
 SMALL = [
     *("model=enumerable", "model.letters=3", "model.length=3", "reward=letters"),
@@ -230,7 +233,6 @@ def test_its_version_is_recorded(done: Done) -> None:
     assert "klvi-example  1.0\n" in done.printed[5]
 
 
-@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_bits(done: Done, workplace: Workplace) -> None:
     words = [*TRAIN, "updates=4", "reward.function=score.py:dies", "hydra.run.dir=killed"]
     assert workplace.klvi(*words).returncode == -signal.SIGKILL

@@ -177,6 +177,7 @@ def test_a_reward_is_one(reward: Any) -> None:
         klvi.targets.Constraint(reward)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # their filters are the process's, not a thread's
 def test_policies_on_one_prior_train_in_threads_as_alone(prior: Prior) -> None:
     objectives = (klvi.objectives.KL(), klvi.objectives.GDC(), klvi.objectives.RL())
