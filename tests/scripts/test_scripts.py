@@ -63,6 +63,7 @@ def test_coverage_counts_intervals_that_hold_the_exact_value() -> None:
     assert float(cells["eval/reward"]) >= 50
 
 
+@pytest.mark.slow
 def test_architectures_agree_with_plain_transformers_and_peft_or_are_refused(
     tmp_path: Path,
 ) -> None:

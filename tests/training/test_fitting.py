@@ -137,7 +137,7 @@ def test_objectives_forget_what_they_estimated_of_the_old_one(
     assert fitted.state() != loop.target.state()
 
 
-@pytest.mark.parametrize("update", [2, 3])
+@pytest.mark.parametrize("update", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_resumed_run_has_the_target_bit_for_bit(
     update: int, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
