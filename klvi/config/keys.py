@@ -83,14 +83,19 @@ def is_key(schema: type[BaseModel], raw: Raw, key: str) -> bool:
     return True
 
 
-def free_keys(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
+def free_keys(schema: type[BaseModel]) -> Iterator[str]:
     """The keys under which the user names values, such as `prompts.chat`, in any choice."""
+    return (key for key, named in open_keys(schema) if not sections_of(named))
+
+
+def open_keys(schema: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The keys under which the user names values or sections, with the type of these."""
     for name, field in schema.model_fields.items():
         named = named_sections(field.annotation)
-        if named is not None and not sections_of(named):
-            yield f"{prefix}{name}"
+        if named is not None:
+            yield f"{prefix}{name}", named
         for section in sections_of(field.annotation):
-            yield from free_keys(section, f"{prefix}{name}.")
+            yield from open_keys(section, f"{prefix}{name}.")
 
 
 def described(field: FieldInfo | None) -> str:

@@ -14,10 +14,10 @@ from hydra.core.override_parser.types import QuotedString
 from hydra.errors import HydraException
 
 from klvi.config.consistency import flat
-from klvi.config.keys import RENAMED, spelled
+from klvi.config.keys import RENAMED, open_keys, spelled
 from klvi.runs.listing import STATUSES, ListedRun
 from klvi.runs.schema import TrainConfig
-from klvi.schema import named_sections, sections_of
+from klvi.schema import sections_of
 from klvi.spelling import suggestion
 
 ROOT = "runs"
@@ -93,18 +93,9 @@ def known_keys(schema: type[Any], prefix: str = "") -> Iterator[str]:
             yield from known_keys(section, f"{prefix}{name}.")
 
 
-def _open_keys(schema: type[Any], prefix: str = "") -> Iterator[str]:
-    """What the keys under which the user names values or sections begin with."""
-    for name, field in schema.model_fields.items():
-        if named_sections(field.annotation) is not None:
-            yield f"{prefix}{name}."
-        for section in sections_of(field.annotation):
-            yield from _open_keys(section, f"{prefix}{name}.")
-
-
 def unknown_names(query: Query, runs: Sequence[ListedRun]) -> list[str]:
     """A line for each key, status and metric that there is not."""
-    free = tuple(_open_keys(TrainConfig))
+    free = tuple(f"{key}." for key, _ in open_keys(TrainConfig))
     known = {*known_keys(TrainConfig), *(key for run in runs for key, _ in flat(run.config))}
     problems = []
     for key in query.filters:

@@ -44,7 +44,7 @@ from klvi.spelling import suggestion
 from klvi.targets.base import Target
 from klvi.tracking.output import FILE_WIDTH
 from klvi.tracking.tables import PREFIX, evaluation_report
-from klvi.training.fitting import refitted
+from klvi.training.fitting import fit_to_prior
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -194,26 +194,14 @@ def _evaluator(
     warn_of(policy, contexts)
     prior = policy.prior
     ancestral = ancestral_for(prior, contexts, engine)
-    stream, processes = PromptStream(contexts, seed), current()
-    if not target.state():
-        fitted = refitted(
-            target,
-            0,
-            policy=policy,
-            sampler=ancestral,
-            contexts=stream,
-            seed=seed,
-            processes=processes,
-        )
-        target = fitted or target
     placed = None if sampler is None else placed_on(sampler, ancestral)
     plan = evaluation_plan(
         len(contexts), samples=given["samples"], prior_samples=given["prior_samples"]
     )
-    return Evaluator(
+    evaluator = Evaluator(
         policy=policy,
         target=target,
-        contexts=stream,
+        contexts=PromptStream(contexts, seed),
         ancestral=ancestral,
         sampler=None if isinstance(placed, Ancestral) else placed,
         plan=plan,
@@ -221,8 +209,11 @@ def _evaluator(
         confidence=given["confidence"],
         seed=given["seed"],
         enumeration=_enumeration(policy, target, contexts, plan, ancestral.batch_size),
-        processes=processes,
+        processes=current(),
     )
+    if not target.state():
+        fit_to_prior(evaluator, seed)
+    return evaluator
 
 
 def _enumeration(

@@ -34,7 +34,7 @@ from klvi.processes import current
 from klvi.prompts.stream import PromptStream
 from klvi.registry import member_for, name_of
 from klvi.runs import groups
-from klvi.runs.assembly import check_learning, checked_policy, optimiser_settings
+from klvi.runs.assembly import check_learning, checked_policy, loop_settings, optimiser_settings
 from klvi.runs.choices import learning_rate
 from klvi.runs.defaults import facts_of
 from klvi.runs.schema import TrainConfig
@@ -44,7 +44,7 @@ from klvi.samplers.schema import ProposalSection
 from klvi.targets.base import Target
 from klvi.targets.schema import TargetSection
 from klvi.tracking.progress import UpdateProgress
-from klvi.training.loop import Loop, LoopSettings, Record
+from klvi.training.loop import Loop, Record
 from klvi.training.optimisation import Optimisation
 from klvi.training.schema import OptimSection
 
@@ -179,11 +179,12 @@ def _assembled(
     optim = given["optim"]
     if optim.lr is None:
         optim = optim.model_copy(update={"lr": learning_rate(facts_of(prior).parameters)})
+    chosen = {**given, "engine": engine, "optim": optim}
     if proposal is None:
         assert drawn is not None, "found by its name"
         proposal = build_sampler(drawn.model_validate({"name": name_of(drawn)}), ancestral)
     return Loop(
-        settings=_loop_settings(given, engine, optim),
+        settings=loop_settings(TrainConfig.model_construct(**chosen)),
         policy=policy,
         objective=objective,
         target=target,
@@ -192,20 +193,6 @@ def _assembled(
         contexts=PromptStream(contexts, given["seed"], size),
         optimisation=Optimisation(policy, optimiser_settings(optim), given["updates"]),
         processes=current(),
-    )
-
-
-def _loop_settings(
-    given: Mapping[str, Any], engine: EngineSection, optim: OptimSection
-) -> LoopSettings:
-    return LoopSettings(
-        updates=given["updates"],
-        batch_size=given["batch_size"],
-        seed=given["seed"],
-        anneal=given["anneal"],
-        scored_tokens=engine.micro_batch_tokens,
-        learned_tokens=optim.micro_batch_tokens,
-        recompute=optim.gradient_checkpointing,
     )
 
 

@@ -16,7 +16,7 @@ from klvi.runs.stored import read_config
 from klvi.runs.target_state import restored_target
 from klvi.terminal import tell
 from klvi.training.checkpoint import Checkpoints
-from klvi.training.fitting import refitted
+from klvi.training.fitting import fit_to_prior
 
 # What a target is made of, and what it is fitted on.
 DEFINING = ("target", "reward", "beta", "prompts")
@@ -29,7 +29,7 @@ def load_policy(config: EvalConfig | SampleConfig) -> tuple[RunEvaluator, str]:
     """
     if config.run is None:
         evaluator = assemble_evaluator(config, adapted=False)
-        _fit(evaluator)
+        fit_to_prior(evaluator, config.seed)
         return evaluator, f"prior {config.model.name}"
     run = Path(config.run).expanduser()
     folder = find_adapter(run)
@@ -37,7 +37,7 @@ def load_policy(config: EvalConfig | SampleConfig) -> tuple[RunEvaluator, str]:
     if _of_its_target(config, run):
         evaluator.aim(restored_target(evaluator.target, run))
     else:
-        _fit(evaluator)
+        fit_to_prior(evaluator, config.seed)
     evaluator.policy.load_adapter(folder)
     return evaluator, str(folder)
 
@@ -46,21 +46,6 @@ def _of_its_target(config: EvalConfig | SampleConfig, run: Path) -> bool:
     """Whether what is measured against is what the run aimed at, and was fitted there."""
     asked, stored = config.model_dump(mode="json"), read_config(run)
     return all(asked[key] == stored.get(key) for key in DEFINING)
-
-
-def _fit(evaluator: RunEvaluator) -> None:
-    """Fit another target than a run's to the prior."""
-    target = refitted(
-        evaluator.target,
-        0,
-        policy=evaluator.policy,
-        sampler=evaluator.ancestral,
-        contexts=evaluator.contexts,
-        seed=evaluator.config.seed,
-        processes=evaluator.processes,
-    )
-    if target is not None:
-        evaluator.aim(target)
 
 
 def find_adapter(run: Path) -> Path:

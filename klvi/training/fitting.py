@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from klvi.evaluation.evaluator import Evaluator
 from klvi.policy.policy import Policy
 from klvi.processes import Processes
 from klvi.prompts.stream import PromptStream
@@ -38,3 +39,18 @@ def refitted(
         Randomness("fit", (seed, update), update),
     )
     return target.fitted(draw.samples)
+
+
+def fit_to_prior(evaluator: Evaluator, seed: int) -> None:
+    """Fit what is measured against, where there is anything to fit, as a run does at its start."""
+    target = refitted(
+        evaluator.target,
+        0,
+        policy=evaluator.policy,
+        sampler=evaluator.ancestral,
+        contexts=evaluator.contexts,
+        seed=seed,
+        processes=evaluator.processes,
+    )
+    if target is not None:
+        evaluator.aim(target)
