@@ -56,6 +56,7 @@ def test_no_folder_is_made_for_a_run_that_is_none(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_another_prior_is_accepted_where_asked_for_and_noted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -85,6 +86,7 @@ def test_another_prior_is_accepted_where_asked_for_and_noted(
     assert manifest["tokens_by_row"] is True
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_in_an_update_fails_the_run_and_keeps_the_checkpoint(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -119,6 +121,7 @@ def test_a_finished_run_is_extended(objective: str, tmp_path: Path) -> None:
     assert summary(tmp_path)["update"] == 5
 
 
+@pytest.mark.slow
 def test_an_extension_that_fails_keeps_the_adapter_and_goes_on(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

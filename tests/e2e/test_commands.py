@@ -252,6 +252,7 @@ def test_a_killed_run_resumes_to_the_same_numbers(tmp_path: Path, installed_klvi
     assert "nothing to resume" in again
 
 
+@pytest.mark.slow
 def test_a_reward_that_fails_stops_the_run_safely(tmp_path: Path, installed_klvi: Path) -> None:
     work = Workplace(tmp_path, installed_klvi)
     run = work.train("objective=gdc", "updates=6", function="breaks", code=2)

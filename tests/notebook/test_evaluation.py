@@ -67,6 +67,7 @@ def test_a_prior_has_the_numbers_and_the_table_of_the_command(
     assert "\n".join(table) in re.sub(r" +\n", "\n", printed)
 
 
+@pytest.mark.slow
 def test_a_policy_has_the_numbers_of_the_run(
     prior: Prior, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

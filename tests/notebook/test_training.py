@@ -61,6 +61,7 @@ def test_ppo_has_the_weights_of_a_run(prior: Prior, tmp_path: Path) -> None:
     assert same(weights(again, tmp_path / "b"), run)
 
 
+@pytest.mark.slow
 def test_gdc_with_prompts_has_the_weights_of_a_run(prior: Prior, tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("a\nb\na b\n")
     prompts = {"name": "file", "path": str(tmp_path / "prompts.txt")}
@@ -204,6 +205,7 @@ def test_numbers_of_numpy_and_torch_are_numbers(prior: Prior) -> None:
     klvi.train(prior, target, objective, proposal=proposal, lora={"r": np.int32(4)}, **sizes)
 
 
+@pytest.mark.slow
 def test_prompts_are_whatever_can_be_gone_through(prior: Prior) -> None:
     class Frame(list[str]):
         def iterrows(self) -> None: ...

@@ -134,6 +134,7 @@ def test_samples_stop_at_the_end_token_or_the_length() -> None:
         assert len(row) == 20 or row[-1] == tokenizer.eos_token_id
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_folder_that_transformers_loads(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -120,6 +120,7 @@ def test_group_and_job_type_can_be_chosen(config, output, tmp_path, samples, mea
     assert codes == [1]
 
 
+@pytest.mark.slow
 def test_a_resume_goes_on_with_the_same_run(config, output, tmp_path, samples, measurements):
     ids = []
     for folder, resumed in (("a", None), ("a", 20), ("b", None)):

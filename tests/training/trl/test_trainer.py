@@ -51,6 +51,7 @@ def test_without_trls_trainer_a_run_goes_to_its_end_and_resumes(
 
 
 @pytest.mark.trl_ppo
+@pytest.mark.slow
 def test_trls_trainer_changes_no_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train(config_of(3), tmp_path / "trl")
     manifest = json.loads((tmp_path / "trl" / "manifest.json").read_text())
