@@ -71,6 +71,7 @@ class ExactEvaluator:
                     beta=self.target.beta,
                     n=self.plan.samples,
                     n_prior=self.plan.prior_samples,
+                    no_target=self.target.no_potential,
                 )
                 for row, log_probs in enumerate(zip(*tables, strict=True))
             ]
@@ -152,6 +153,8 @@ class ExactEvaluator:
         if self._log_targets is not None:
             return self._log_targets
         shape = len(self.contexts), len(self.sequences)
+        if self.target.no_potential is not None:
+            return self.log_priors
         log_target = self.target.log_unnormalised(self.scored(update)).reshape(shape)
         if bool((log_target == -torch.inf).all(1).any()):
             raise UserError(

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from torch import Tensor
+
 from klvi.contexts import Context
 from klvi.errors import UserError
 from klvi.evaluation.enumeration import ExactEvaluator
@@ -115,17 +117,24 @@ class Evaluator:
         prior = replace(prior, log_policy=log_policy)
         metrics = evaluate(
             draw,
-            self.target.log_unnormalised(samples),
+            self._log_target(samples),
             beta=self.target.beta,
             sampler="the policy" if self.sampler is None else type(self.sampler).__name__,
             prior_samples=prior,
-            prior_log_target=self.target.log_unnormalised(prior),
+            prior_log_target=self._log_target(prior),
+            no_target=self.target.no_potential,
             contexts=len(self.contexts.contexts),
             ess_floor=self.ess_floor,
             confidence=self.confidence,
             seed=self.seed,
         )
-        return metrics, draw
+        return {**metrics, **self.target.report()}, draw
+
+    def _log_target(self, samples: Samples) -> Tensor:
+        """`(N,)` log P, or what stands in for it where it is unknown."""
+        if self.target.no_potential is None:
+            return self.target.log_unnormalised(samples)
+        return samples.log_prior_sequence
 
     def draw(self, count: int, seed: int, update: int) -> Samples:
         """`count` scored samples, of the contexts in their order, over and over."""

@@ -30,7 +30,7 @@ from klvi.terminal import tell
 GROUP = "klvi.metrics"
 NATS, TOKENS, SHARE = "nats per sequence", "tokens", "share"
 DENSITY = frozenset({"density"})
-WEIGHTS = WEIGHING | {"potential"}
+WEIGHTS = WEIGHING | {"target", "potential"}
 ENUMERATION = frozenset({"enumeration"})
 
 
@@ -161,7 +161,7 @@ AGAINST_THE_TARGET = (
         ),
         weighted=importance.log_z_lower,
         interval=nats_interval,
-        needs=DENSITY | {"potential", "support"},
+        needs=DENSITY | {"target", "potential", "support"},
     ),
     MetricSpec(
         name="eval/log_z_upper",
@@ -183,7 +183,7 @@ AGAINST_THE_TARGET = (
             estimators.penalised_reward(d.log_density_sequence, d.log_target, d.beta), d.sampling
         ),
         interval=penalised_interval,
-        needs=DENSITY | {"support"},
+        needs=DENSITY | {"target", "support"},
         numeric=True,
     ),
     MetricSpec(
@@ -290,7 +290,7 @@ BY_ENUMERATION = (
         group="Target",
         meaning=NATS,
         exact=lambda listed: -listed.target_mean(listed.log_density),
-        needs=ENUMERATION,
+        needs=ENUMERATION | {"target"},
     ),
     MetricSpec(
         name="target/reward",
@@ -298,7 +298,7 @@ BY_ENUMERATION = (
         group="Target",
         meaning="mean",
         exact=lambda listed: float(listed.target @ listed.scores["reward"]),
-        needs=frozenset({"enumeration", "score/reward"}),
+        needs=frozenset({"enumeration", "target", "score/reward"}),
     ),
     MetricSpec(
         name="target/kl_prior",
@@ -306,7 +306,7 @@ BY_ENUMERATION = (
         group="Target",
         meaning="KL(p‖π0), nats",
         exact=lambda listed: listed.target_mean(listed.log_density - listed.log_prior),
-        needs=ENUMERATION,
+        needs=ENUMERATION | {"target"},
     ),
     MetricSpec(
         name="policy/largest_probability",

@@ -33,6 +33,7 @@ def evaluate(
     prior_samples: Samples | None = None,
     prior_log_target: Tensor | None = None,
     contexts: int | None = None,
+    no_target: str | None = None,
     log_z_bound: float = -math.inf,
     ess_floor: float = 30.0,
     confidence: float = 0.95,
@@ -54,6 +55,7 @@ def evaluate(
         prior_log_target: `(N0,)` log P of `prior_samples`.
         contexts: how many there are in all, of which those of the samples are a random subset; None
             where they are all.
+        no_target: why log P is unknown, whatever stands in for it; None where it is known.
         log_z_bound: a lower bound on log Z known from elsewhere, such as the largest lower end of
             `eval/log_z_lower` or `eval/log_z` so far; an estimate clearly below it is refused, as
             its samples then miss part of the target.
@@ -77,7 +79,8 @@ def evaluate(
         return {spec.name: Unavailable(reason) for spec in specs}
     log_target = log_target.cpu().double()
     groups, single = _groups(samples)
-    lacking = lacking_in(draw, log_target, prior_log_target, sampler) | single
+    lacking = {} if no_target is None else {"target": Unavailable(no_target)}
+    lacking |= lacking_in(draw, log_target, prior_log_target, sampler) | single
     weighing = None
     if not lacking.keys() & WEIGHING:
         weighing = Weighing.of(draw, log_target, prior_samples, prior_log_target)

@@ -26,6 +26,7 @@ def exact_metrics(
     beta: float,
     n: int,
     n_prior: int = 0,
+    no_target: str | None = None,
 ) -> dict[str, float | Unavailable]:
     """The value that each `eval/…` metric estimates, and the target's own.
 
@@ -42,6 +43,7 @@ def exact_metrics(
         beta: temperature, for `eval/penalised_reward_std`.
         n: number of samples of the policy.
         n_prior: number of samples of the prior.
+        no_target: why log P is unknown; None where it is known.
 
     Raises:
         ValueError: the policy's or the prior's probabilities do not sum to 1.
@@ -63,7 +65,8 @@ def exact_metrics(
     found: dict[str, float | Unavailable] = {}
     for spec in METRICS.values():
         with naming_metric(spec):
-            found[spec.name] = _value(spec, listed)
+            unknown = no_target is not None and "target" in spec.needs
+            found[spec.name] = Unavailable(str(no_target)) if unknown else _value(spec, listed)
     return found
 
 

@@ -48,6 +48,7 @@ NEEDS = {
     "equal weights": "samples that all weigh the same: a count over a set of them",
     "support": "no sample outside of the target's support, where the metric is infinite",
     "contexts": "several independent samples of each context",
+    "target": "a target with a potential",
     "potential": "samples that the target tells apart",
     "log_z": "importance weights that can be trusted",
     "enumeration": "all sequences listed",

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeAlias
 
 from torch import Tensor
 
 from klvi.contexts import Context
 
-Scores: TypeAlias = Sequence[float] | Tensor
+# What is reported and aimed at, among several scores.
+REPORTED = "reward"
+# Of one of several scores; those that a score has beside it stand after a slash.
+SCORE_NAME = re.compile(r"[\w.-]+(/[\w.-]+)*")
+Scores: TypeAlias = Sequence[float] | Tensor | Mapping[str, Sequence[float] | Tensor]
 
 
 class Reward(Protocol):
@@ -21,7 +26,10 @@ class Reward(Protocol):
         ...
 
     def __call__(self, texts: Sequence[str], contexts: Sequence[Context]) -> Scores:
-        """Score N completions, decoded without special tokens, of N contexts: `(N,)`."""
+        """Score N completions, decoded without special tokens, of N contexts: `(N,)`.
+
+        Or several named scores, `(N,)` each, of which `reward` is the one that is aimed at.
+        """
         ...
 
 

@@ -14,7 +14,7 @@ from klvi import interruption
 from klvi.contexts import Context
 from klvi.engine.memory import is_out_of_memory, ran_out
 from klvi.errors import RunError, UserError
-from klvi.rewards.base import Reward
+from klvi.rewards.base import REPORTED, SCORE_NAME, Reward
 from klvi.rewards.process_state import UPDATE
 from klvi.samples import Samples
 from klvi.terminal import tell
@@ -33,7 +33,17 @@ class RewardExitError(RewardError):
 def score(
     reward: Reward, texts: Sequence[str], contexts: Sequence[Context], *, update: int
 ) -> Tensor:
-    """The checked scores `(N,)`, float64 on the CPU, of N completions.
+    """The checked scores `(N,)`, float64 on the CPU, of N completions: the one that is reported.
+
+    Raises as `named_scores`.
+    """
+    return named_scores(reward, texts, contexts, update=update)[REPORTED]
+
+
+def named_scores(
+    reward: Reward, texts: Sequence[str], contexts: Sequence[Context], *, update: int
+) -> dict[str, Tensor]:
+    """The checked scores `(N,)` by name, float64 on the CPU, of N completions; `reward` is first.
 
     Raises `UserError`, naming the reward, the sample and the update, where the reward raises or
     returns anything but N finite numbers; the reward's own exception is the cause. Where it would
@@ -52,10 +62,16 @@ def score(
 
 
 def scored(samples: Samples, scorers: Mapping[str, Reward], *, update: int) -> Samples:
-    """The samples with the checked score of each of `scorers`, by its name; raises as `score`."""
+    """The samples with the checked score of each of `scorers`, by its name; raises as `score`.
+
+    Further scores of a scorer stand beside it, as `scorer/score`.
+    """
     scores = {
-        name: score(reward, samples.texts, samples.contexts, update=update)
+        name if part == REPORTED else f"{name}/{part}": values
         for name, reward in scorers.items()
+        for part, values in named_scores(
+            reward, samples.texts, samples.contexts, update=update
+        ).items()
     }
     device = samples.lengths.device
     return samples.with_scores({name: values.to(device) for name, values in scores.items()})
@@ -63,8 +79,8 @@ def scored(samples: Samples, scorers: Mapping[str, Reward], *, update: int) -> S
 
 def evaluate(
     reward: Reward, texts: Sequence[str], contexts: Sequence[Context], name: str | None = None
-) -> Tensor:
-    """As `score`, for a reward that goes by `name` inside another; raises `RewardError`."""
+) -> dict[str, Tensor]:
+    """As `named_scores`, for a reward that goes by `name` inside another; raises `RewardError`."""
     name = name or reward.name
     process = os.getpid()
     try:
@@ -72,7 +88,7 @@ def evaluate(
         if os.getpid() != process:
             os._exit(0)
         interruption.check()
-        return _check(name, values, texts)
+        return _named(name, values, texts)
     except BaseException as error:  # whatever a user's function raises, the line must name it
         if os.getpid() != process:
             # A child that the reward has forked: the run is its parent's.
@@ -89,6 +105,28 @@ def evaluate(
             raise RewardExitError(f"reward {name} exits: {_describe(error)}") from error
         kind = RewardError if isinstance(error, Exception) else RewardExitError
         raise kind(f"reward {name} raised {_describe(error)}") from error
+
+
+def _named(name: str, values: object, texts: Sequence[str]) -> dict[str, Tensor]:
+    if not isinstance(values, Mapping):
+        return {REPORTED: _check(name, values, texts)}
+    wrong = [key for key in values if not isinstance(key, str) or not SCORE_NAME.fullmatch(key)]
+    if wrong:
+        raise RewardError(
+            f"reward {name} returned a score named {_shorten(wrong[0])}; name scores by letters, "
+            "digits, dots, dashes and underscores"
+        )
+    if REPORTED not in values:
+        named = ", ".join(map(str, values)) or "none"
+        raise RewardError(
+            f"reward {name} returned several scores ({named}) without {REPORTED!r}, the one that "
+            "is aimed at; return it as well"
+        )
+    names = (REPORTED, *(key for key in values if key != REPORTED))
+    return {
+        key: _check(name if key == REPORTED else f"{name}[{key!r}]", values[key], texts)
+        for key in names
+    }
 
 
 def _check(name: str, values: object, texts: Sequence[str]) -> Tensor:

@@ -150,7 +150,7 @@ def assemble_evaluator(config: ProblemConfig, *, adapted: bool) -> RunEvaluator:
         max_new_tokens=config.max_new_tokens,
         engine=config.engine,
     )
-    target = build_target(config.target, reward, config.beta, device)
+    target = build_target(config.target, reward, config.beta, device, prior)
     for scorer in target.scorers.values():
         check_columns(scorer, loaded)
     evaluator = run_evaluator(config, policy, target, contexts, notes_on(policy, loaded))

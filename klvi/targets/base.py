@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from klvi.errors import UserError
+from klvi.metrics.measurement import Metric
 from klvi.rewards.base import Reward
 from klvi.samples import Samples
 from klvi.schema import plain
@@ -58,8 +59,13 @@ class Target(Protocol):
             )
         return samples.log_prior_sequence + potential
 
-    def samples_to_fit(self, update: int) -> int:
-        """From how many samples it is fitted before `update`; 0 for not at all.
+    @property
+    def no_potential(self) -> str | None:
+        """Why nothing can be said of P, where it has no potential that samples tell; else None."""
+        return None
+
+    def samples_to_fit(self, update: int, updates: int = 1) -> int:
+        """From how many samples it is fitted before `update` of `updates`; 0 for not at all.
 
         Before update 0 they are drawn from the prior, later from the policy.
         """
@@ -76,6 +82,10 @@ class Target(Protocol):
         physics/9803008).
         """
         return self if share == 1 else Tempered(self, share, self.beta)
+
+    def report(self) -> Mapping[str, Metric]:
+        """What was fitted, with its error, by the names of metrics (`target/…`)."""
+        return {}
 
     def state(self) -> dict[str, Any]:
         """What was fitted, as JSON holds it: finite numbers, texts, lists, and mappings by text."""
@@ -101,6 +111,15 @@ class Tempered(Target):
     def scorers(self) -> Mapping[str, Reward]:
         """Those of the whole target."""
         return self.whole.scorers
+
+    @property
+    def no_potential(self) -> str | None:
+        """Where the whole target has none."""
+        return self.whole.no_potential
+
+    def report(self) -> Mapping[str, Metric]:
+        """Of the whole target."""
+        return self.whole.report()
 
     def log_potential(self, samples: Samples) -> Tensor:
         """`(N,)` nats; 0 everywhere where the share is 0, also outside of the whole target."""

@@ -15,6 +15,7 @@ from klvi.targets.base import Target
 def refitted(
     target: Target,
     update: int,
+    updates: int,
     *,
     policy: Policy,
     sampler: Sampler,
@@ -22,12 +23,12 @@ def refitted(
     seed: int,
     processes: Processes,
 ) -> Target | None:
-    """The target fitted before `update`, to the prior before 0; None where no fit is due then.
+    """The target fitted before `update` of `updates`, to the prior before 0; None for no fit.
 
     Args:
         sampler: draws from the policy itself.
     """
-    count = target.samples_to_fit(update)
+    count = target.samples_to_fit(update, updates)
     if not count:
         return None
     draw = sample_sharded(
@@ -46,6 +47,7 @@ def fit_to_prior(evaluator: Evaluator, seed: int) -> None:
     target = refitted(
         evaluator.target,
         0,
+        1,
         policy=evaluator.policy,
         sampler=evaluator.ancestral,
         contexts=evaluator.contexts,

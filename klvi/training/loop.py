@@ -16,6 +16,7 @@ from klvi.engine.memory import out_of_memory
 from klvi.engine.micro_batch import MicroBatch
 from klvi.engine.scoring import token_entropy
 from klvi.errors import UserError
+from klvi.metrics.measurement import Measurement
 from klvi.objectives.base import Objective, Prediction, Signals, Statistics, Totals
 from klvi.policy.policy import Policy
 from klvi.processes import ALONE, Processes
@@ -134,6 +135,7 @@ class Loop:
         target = refitted(
             self.target,
             self.update,
+            self.settings.updates,
             policy=self.policy,
             sampler=self.ancestral,
             contexts=self.contexts,
@@ -304,6 +306,7 @@ class Loop:
             "objective/scores": samples.mean(samples.reward),
             **statistics,
             **draw.info,
+            **{n: m.value for n, m in self.target.report().items() if isinstance(m, Measurement)},
             **({"anneal/share": share} if self.settings.anneal else {}),
             "val/num_eos_tokens": int(samples.ended.sum()),
             "lr": self.optimisation.lr,

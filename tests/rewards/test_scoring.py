@@ -18,7 +18,7 @@ from klvi.contexts import contexts_of
 from klvi.errors import RunError, UserError
 from klvi.rewards.contains import Contains
 from klvi.rewards.python import PythonFunction
-from klvi.rewards.scoring import score
+from klvi.rewards.scoring import named_scores, score
 from klvi.rewards.sum import WeightedSum
 
 TEXTS, PROMPTS = ["first text", "second text"], contexts_of(["", ""])
@@ -52,7 +52,9 @@ def test_numbers_of_any_kind_become_float64(values):
     [
         (None, "reward mine returned nothing, not a list of 2 numbers"),
         (3.0, "reward mine returned a float, not a list of 2 numbers"),
-        ({0: 1.0, 1: 2.0}, "reward mine returned a dict, not a list of 2 numbers"),
+        ({0: 1.0, 1: 2.0}, "reward mine returned a score named 0; name scores by letters, .*"),
+        ({"a": [1.0, 2.0]}, r"reward mine returned several scores \(a\) without 'reward', .*"),
+        ({"reward": [0, 1], "b": [1]}, r"reward mine\['b'\] returned 1 values for 2 samples"),
         ("12", "reward mine returned a str, not a list of 2 numbers"),
         ([1.0], "reward mine returned 1 values for 2 samples"),
         ([0, "1"], "reward mine returned the non-number '1' for sample 1: 'second text'"),
@@ -70,6 +72,33 @@ def test_numbers_of_any_kind_become_float64(values):
 def test_anything_else_is_refused(values, problem):
     with pytest.raises(UserError, match=rf"^{problem} \(update 17\)$"):
         score(returning(values), TEXTS, PROMPTS, update=17)
+
+
+def test_further_scores_stand_beside_the_one_that_is_reported():
+    found = named_scores(returning({"fluent": [3, 4], "reward": [1, 2]}), TEXTS, PROMPTS, update=0)
+    assert {name: values.tolist() for name, values in found.items()} == {
+        "reward": [1, 2],
+        "fluent": [3, 4],
+    }
+    whole = WeightedSum(
+        {
+            "a": (2.0, returning({"reward": [1, 2], "b": [5, 6]})),
+            "c": (-1.0, returning([1, 1])),
+        }
+    )
+    parts = named_scores(whole, TEXTS, PROMPTS, update=0)
+    assert {name: values.tolist() for name, values in parts.items()} == {
+        "reward": [1, 3],
+        "a": [1, 2],
+        "a/b": [5, 6],
+        "c": [1, 1],
+    }
+
+
+@pytest.mark.parametrize("label", ["reward", "a b", ""])
+def test_a_term_whose_label_names_no_score_is_refused(label):
+    with pytest.raises(UserError, match=r"^reward\.terms\."):
+        WeightedSum({label: (1.0, returning([1, 2]))})
 
 
 def test_no_digit_is_lost_and_no_finite_number_refused():

@@ -49,7 +49,7 @@ class Tilt(Target):
         assert self.tilt is not None, "is fitted before it is used"
         return self.tilt * samples.reward.double()
 
-    def samples_to_fit(self, update: int) -> int:
+    def samples_to_fit(self, update: int, updates: int = 1) -> int:
         return self.fits.get(update, 0)
 
     def fitted(self, samples: Samples) -> Tilt:

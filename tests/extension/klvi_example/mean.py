@@ -61,7 +61,7 @@ class Mean(Target):
         assert self.tilt is not None, "is fitted before it is used"
         return resolved(self.tilt * samples.reward.double(), f"a tilt of {self.tilt:.3g}")
 
-    def samples_to_fit(self, update: int) -> int:
+    def samples_to_fit(self, update: int, updates: int = 1) -> int:
         """Once, to the prior's samples."""
         return self.samples if update == 0 else 0
 
