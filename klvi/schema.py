@@ -94,7 +94,7 @@ class Choice(Section):
         group_name: the name of the config group.
         builds: what a section describes, as `module:name`; it is called with the section's fields.
         needs: what the choices of other groups must provide.
-        provides: capabilities that choices of other groups may need.
+        provides: capabilities that choices of other groups may need; see `capabilities`.
         reaches: what choosing the member names, whatever its keys are.
     """
 
@@ -109,6 +109,11 @@ class Choice(Section):
     def members(cls) -> tuple[type[Choice], ...]:
         """The sections among which the group chooses."""
         return tuple(members(cls))
+
+    @classmethod
+    def capabilities(cls, values: Mapping[str, Any]) -> frozenset[str]:
+        """What the member provides with these values of its keys, which need not be valid."""
+        return cls.provides
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import pytest
 from pydantic import model_validator
 
 from klvi.config.compose import SCHEMAS
+from klvi.config.consistency import unmet_needs
 from klvi.config.values import validate
 from klvi.policy.schema import ModelConfig
 from klvi.rewards.schema import PythonReward
-from klvi.schema import LOCATIONS, Choice, Code, Names, RemoteCode, Section, Source, named_in
+from klvi.schema import LOCATIONS, Choice, Code, Names, Need, RemoteCode, Section, Source, named_in
 
 
 def test_what_is_read_is_named_by_its_absolute_path(
@@ -134,3 +136,36 @@ def test_a_key_with_the_name_of_its_choice_is_told_by_its_own_name() -> None:
 def test_what_a_section_says_of_its_keys_together_is_told() -> None:
     raw = {"thing": {"name": "pair", "low": 2, "high": 1}}
     assert validate(Whole, raw).problems == ("thing: low is above high; exchange them",)
+
+
+class Lamp(Choice):
+    group_name = "lamp"
+
+
+class SwitchedLamp(Lamp):
+    name: Literal["switched"]
+    on: bool = False
+
+    @classmethod
+    def capabilities(cls, values: Mapping[str, Any]) -> frozenset[str]:
+        return frozenset({"light"} if values.get("on") else ())
+
+
+class Eye(Choice):
+    group_name = "eye"
+
+
+class HumanEye(Eye):
+    needs = (Need("lamp", "light", "it is dark"), Need("lamp", "colour", "it is grey"))
+    name: Literal["human"]
+
+
+class Room(Section):
+    lamp: SwitchedLamp
+    eye: HumanEye
+
+
+@pytest.mark.parametrize(("on", "why"), [(False, "it is dark"), (True, "it is grey")])
+def test_what_a_choice_provides_may_depend_on_its_keys(on: bool, why: str) -> None:
+    raw = {"lamp": {"name": "switched", "on": on}, "eye": {"name": "human"}}
+    assert list(unmet_needs(Room, raw)) == [f"eye=human with lamp=switched: {why}"]

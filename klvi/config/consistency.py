@@ -40,17 +40,23 @@ def broken_rules(command: str, raw: Mapping[str, Any], wrong: Set[str]) -> Itera
 
 
 def unmet_needs(schema: type[BaseModel], raw: Mapping[str, Any]) -> Iterator[str]:
-    """A line where a choice needs what the choice of another group does not provide."""
+    """A line where a choice needs what the choice of another group does not provide.
+
+    Of several reasons against the same choice, the first is given.
+    """
     chosen = {
         key: section
         for key, field in schema.model_fields.items()
         if isinstance(section := section_of(field.annotation, raw.get(key)), type)
         and issubclass(section, Choice)
     }
+    provided = {key: section.capabilities(raw[key]) for key, section in chosen.items()}
     for key, section in chosen.items():
+        refused: set[str] = set()
         for need in section.needs:
-            other = chosen.get(need.group)
-            if other is not None and need.capability not in other.provides:
+            lacking = need.capability not in provided.get(need.group, {need.capability})
+            if lacking and need.group not in refused:
+                refused.add(need.group)
                 names = f"{key}={raw[key]['name']} with {need.group}={raw[need.group]['name']}"
                 yield f"{names}: {need.why}"
 

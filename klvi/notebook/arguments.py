@@ -98,12 +98,18 @@ def check_sampler(name: str, sampler: object) -> None:
         check_kind(name, sampler, "sample", "a sampler, such as klvi.samplers.Ancestral()")
 
 
-def check_needs(chosen: Mapping[str, type[Choice] | None]) -> None:
-    """Raises UserError where a choice needs what the choice of another group does not provide."""
+def check_needs(chosen: Mapping[str, type[Choice] | None], **things: object) -> None:
+    """Raises UserError where a choice needs what the choice of another group does not provide.
+
+    `things` are what was chosen, by group, where a group's capabilities depend on it.
+    """
     for group, section in chosen.items():
         for need in section.needs if section is not None else ():
             other = chosen.get(need.group)
-            if other is not None and need.capability not in other.provides:
+            if other is None:
+                continue
+            values = getattr(things.get(need.group), "__dict__", {})
+            if need.capability not in other.capabilities(values):
                 raise UserError(f"{group} with this {need.group}: {need.why}")
 
 

@@ -160,7 +160,7 @@ def _assembled(
     section = member_for(ObjectiveSection, objective) or ObjectiveSection
     drawn = _default(section) if proposal is None else member_for(ProposalSection, proposal)
     wanted = member_for(TargetSection, target)
-    check_needs({"objective": section, "target": wanted, "proposal": drawn})
+    check_needs({"objective": section, "target": wanted, "proposal": drawn}, target=target)
     contexts = contexts_for(prior, target, prompts)
     engine = EngineSection.model_validate(given["engine"])
     size = _group_size(section.model_construct(name=objective.name), len(contexts), given)
