@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from klvi.metrics.measurement import Unavailable
-from klvi.metrics.metric import SCORE, MetricSpec, no_score
+from klvi.metrics.metric import MetricSpec, missing_score, no_score
 from klvi.metrics.sampling import Sampling
 from klvi.samples import Draw
 
@@ -21,9 +21,8 @@ def refusal(spec: MetricSpec, lacking: Mapping[str, Unavailable], draw: Draw) ->
     found = next((why for need, why in lacking.items() if need in spec.needs), None)
     if found is not None:
         return found
-    scores = sorted(need for need in spec.needs if need.startswith(SCORE))
-    missing = [need for need in scores if need.removeprefix(SCORE) not in draw.samples.scores]
-    return Unavailable(no_score(missing[0])) if missing else None
+    missing = missing_score(spec, draw.samples.scores)
+    return None if missing is None else Unavailable(no_score(missing))
 
 
 def lacking_in(

@@ -62,6 +62,7 @@ def _repetition(order: int) -> MetricSpec:
         interval=unit_interval,
         bounded=True,
         column="repetition" if order == text.ORDERS[1] else None,
+        smaller=True,
     )
 
 
@@ -92,6 +93,7 @@ AGAINST_THE_PRIOR = (
         numeric=True,
         column="KL(π‖π0)",
         update="objective/kl",
+        smaller=True,
     ),
     MetricSpec(
         name="eval/perplexity_prior",
@@ -103,6 +105,7 @@ AGAINST_THE_PRIOR = (
         interval=exponential_interval,
         numeric=True,
         geometric=True,
+        smaller=True,
     ),
 )
 
@@ -118,6 +121,7 @@ AGAINST_THE_TARGET = (
         interval=kl_interval,
         needs=WEIGHTS | {"log_z", "support"},
         column="KL(π‖p)",
+        smaller=True,
     ),
     MetricSpec(
         name="eval/kl_target_forward",
@@ -129,6 +133,7 @@ AGAINST_THE_TARGET = (
         interval=kl_interval,
         needs=WEIGHTS | {"log_z"},
         column="KL(p‖π)",
+        smaller=True,
     ),
     MetricSpec(
         name="eval/tv_target",
@@ -139,6 +144,7 @@ AGAINST_THE_TARGET = (
         weighted=importance.total_variation,
         interval=variation_interval,
         needs=WEIGHTS | {"log_z"},
+        smaller=True,
     ),
     MetricSpec(
         name="eval/log_z",
@@ -172,6 +178,7 @@ AGAINST_THE_TARGET = (
         weighted=importance.log_z_upper,
         interval=nats_interval,
         needs=WEIGHTS | {"log_z"},
+        smaller=True,
     ),
     MetricSpec(
         name="eval/penalised_reward_std",
@@ -185,6 +192,7 @@ AGAINST_THE_TARGET = (
         interval=penalised_interval,
         needs=DENSITY | {"target", "support"},
         numeric=True,
+        smaller=True,
     ),
     MetricSpec(
         name="eval/ess",
@@ -233,6 +241,7 @@ OF_TEXTS = (
         estimate=lambda d: text.self_bleu_estimate(d.tokens, d.content, d.seed, d.sampling.units),
         interval=unit_interval,
         needs=frozenset({"equal weights"}),
+        smaller=True,
     ),
     MetricSpec(
         name="eval/duplicates",
@@ -245,6 +254,7 @@ OF_TEXTS = (
         ),
         interval=unit_interval,
         needs=frozenset({"equal weights"}),
+        smaller=True,
     ),
     *map(_repetition, text.ORDERS[1:]),
     MetricSpec(
@@ -258,6 +268,19 @@ OF_TEXTS = (
         ),
         interval=tokens_interval(0.0),
         bounded=True,
+        smaller=True,
+    ),
+    MetricSpec(
+        name="eval/mentions",
+        unit="mentions",
+        group="Repetition",
+        meaning="of the rewarded text",
+        exact=lambda listed: float(listed.policy @ listed.scores["mentions"]),
+        estimate=lambda d: estimators.bounded_mean(d.score("mentions"), d.sampling),
+        interval=tokens_interval(0.0),
+        needs=frozenset({"score/mentions"}),
+        bounded=True,
+        optional=True,
     ),
     MetricSpec(
         name="eval/length",
@@ -328,6 +351,7 @@ COST = (
         estimate=lambda d: Estimate(d.cost_tokens, 0.0, len(d.samples), 1.0),
         # What this draw took is known, and no estimate.
         interval=lambda found, _: Measurement(found.value, found.value, found.value, found.n),
+        smaller=True,
     ),
 )
 

@@ -14,7 +14,7 @@ from klvi.metrics.catalogue import METRICS
 from klvi.metrics.intervals import Estimate
 from klvi.metrics.jackknife import GROUPS, averaged, debiased
 from klvi.metrics.measurement import Metric, Unavailable
-from klvi.metrics.metric import WEIGHING, Drawn, MetricSpec, Scope, naming_metric
+from klvi.metrics.metric import WEIGHING, Drawn, MetricSpec, Scope, naming_metric, reported
 from klvi.metrics.sampling import Sampling
 from klvi.metrics.target import Weighing, below_bound
 from klvi.samples import Draw, Samples
@@ -73,7 +73,7 @@ def evaluate(
         raise ValueError(f"metrics need at least {MIN_SAMPLES} samples, not {len(samples)}")
     if (prior_samples is None) != (prior_log_target is None):
         raise ValueError("prior_samples and prior_log_target come together")
-    specs = [spec for spec in METRICS.values() if spec.estimated]
+    specs = [s for s in METRICS.values() if s.estimated and reported(s, samples.scores)]
     if Sampling.of(samples).count(len(samples)) < MIN_SAMPLES:
         reason = f"all {len(samples)} samples are of one replicate, and an interval needs two"
         return {spec.name: Unavailable(reason) for spec in specs}

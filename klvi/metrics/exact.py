@@ -10,7 +10,7 @@ from torch import Tensor
 from klvi.metrics.catalogue import METRICS
 from klvi.metrics.enumeration import Enumeration, Listed
 from klvi.metrics.measurement import Unavailable
-from klvi.metrics.metric import SCORE, MetricSpec, naming_metric, no_score
+from klvi.metrics.metric import MetricSpec, missing_score, naming_metric, no_score, reported
 
 Exact = Mapping[str, float | Unavailable]
 NORMALISATION_TOLERANCE = 1e-3
@@ -64,6 +64,8 @@ def exact_metrics(
             raise ValueError(f"the {name}'s probabilities sum to {total:.6g} over all sequences")
     found: dict[str, float | Unavailable] = {}
     for spec in METRICS.values():
+        if not reported(spec, scores):
+            continue
         with naming_metric(spec):
             unknown = no_target is not None and "target" in spec.needs
             found[spec.name] = Unavailable(str(no_target)) if unknown else _value(spec, listed)
@@ -73,9 +75,9 @@ def exact_metrics(
 def _value(spec: MetricSpec, listed: Listed) -> float | Unavailable:
     if spec.exact is None:
         return Unavailable("it has no closed form at a finite number of samples")
-    for need in spec.needs:
-        if need.startswith(SCORE) and need.removeprefix(SCORE) not in listed.scores:
-            return Unavailable(no_score(need))
+    missing = missing_score(spec, listed.scores)
+    if missing is not None:
+        return Unavailable(no_score(missing))
     if "support" in spec.needs and listed.outside > 0:
         return Unavailable(
             f"infinite: probability {listed.outside:.3g} lies outside of the target's support"

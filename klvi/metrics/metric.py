@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -198,6 +198,8 @@ class MetricSpec:
         needs: what has to be known for it: members of `NEEDS`, and `score/NAME` for a score.
         numeric: whether it is a smooth function of means, whose bias the jackknife takes off.
         bounded: whether it is the mean of a variable between two bounds.
+        optional: whether it is left out, not unavailable, where the samples lack its score.
+        smaller: whether smaller is better, where a run keeps its best policy by it.
         geometric: whether it is the exponential of a mean, of which contexts are averaged.
         column: its heading in a run's lines and in a sweep's table; None for none.
         update: the entry of an update's record that stands for it between evaluations.
@@ -218,6 +220,8 @@ class MetricSpec:
     needs: frozenset[str] = frozenset()
     numeric: bool = False
     bounded: bool = False
+    optional: bool = False
+    smaller: bool = False
     geometric: bool = False
     column: str | None = None
     update: str | None = None
@@ -240,9 +244,20 @@ class MetricSpec:
         return "enumeration" not in self.needs
 
 
-def no_score(need: str) -> str:
-    """Why a metric that needs `score/NAME` is unavailable."""
-    return f"the samples have no score {need.removeprefix(SCORE)}"
+def missing_score(spec: MetricSpec, scores: Container[str]) -> str | None:
+    """The first score that a metric needs and `scores` lack."""
+    needed = (need.removeprefix(SCORE) for need in sorted(spec.needs) if need.startswith(SCORE))
+    return next((name for name in needed if name not in scores), None)
+
+
+def reported(spec: MetricSpec, scores: Container[str]) -> bool:
+    """Whether a metric is told of samples with these scores, with a value or a reason for none."""
+    return not spec.optional or missing_score(spec, scores) is None
+
+
+def no_score(name: str) -> str:
+    """Why a metric that needs a score is unavailable."""
+    return f"the samples have no score {name}"
 
 
 def unit_interval(found: Estimate, scope: Scope) -> Measurement:

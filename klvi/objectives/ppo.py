@@ -1,8 +1,9 @@
 """Proximal policy optimisation of the reward, with or without a KL penalty to the prior.
 
-Without it (`rl`) the optimum is the single best sequence. With it (`kl`) the optimum is the
-posterior p ∝ π0·exp(r/β), and the loss is β·KL(π‖p) up to a constant (Korbak, Perez and Buckley
-2022, arXiv 2205.11275, section 4).
+Without it (`rl`) the optimum is the single best sequence, or any mixture of several that are
+equally good; the algorithm is TRL's, with its defaults. With it (`kl`) the optimum is the posterior
+p ∝ π0·exp(r/β), and the loss is β·KL(π‖p) up to a constant (Korbak, Perez and Buckley 2022, arXiv
+2205.11275, section 4).
 """
 
 from __future__ import annotations
@@ -281,7 +282,7 @@ class PPO(Objective):
         returns, old = signals["returns"][mask], signals["values"][mask]
         values = (prediction.values + signals["offset"])[mask]
         error = values - returns
-        clipped_error = old + (values - old).clamp(-limit, limit) - returns
+        clipped_error = values.clamp(old - limit, old + limit) - returns
         return {
             "policy/approxkl_avg": 0.5 * difference.square().sum().item() / totals.tokens,
             "policy/clipfrac_avg": (-advantages * clipped > -advantages * ratio).sum().item()

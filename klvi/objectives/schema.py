@@ -55,10 +55,19 @@ class PPOSection(ObjectiveSection):
 
 
 class RLObjective(PPOSection):
-    """Expected reward alone, by PPO: the objective that collapses."""
+    """Expected reward alone, by PPO with TRL's defaults: the objective that collapses.
+
+    Those of TRL's PPO with a KL coefficient of 0. What `kl` does otherwise makes its advantages
+    vanish at the target, and here, where whitening amplifies their noise, once all is rewarded.
+    """
 
     builds = "klvi.objectives.ppo:RL"
     name: Literal["rl"]
+    gae_lambda: Annotated[float, Field(ge=0, le=1)] = 0.95
+    soft_values: bool = False
+    renew_penalty: bool = False
+    whiten_advantages: bool = True
+    centre_rewards: bool = False
 
 
 class KLObjective(PPOSection):

@@ -12,13 +12,18 @@ from klvi.contexts import Context
 
 # What is reported and aimed at, among several scores.
 REPORTED = "reward"
+# How often each completion has the text that the reported reward is of; no part of the reward.
+MENTIONS = "mentions"
 # Of one of several scores; those that a score has beside it stand after a slash.
 SCORE_NAME = re.compile(r"[\w.-]+(/[\w.-]+)*")
 Scores: TypeAlias = Sequence[float] | Tensor | Mapping[str, Sequence[float] | Tensor]
 
 
 class Reward(Protocol):
-    """A score for each completion; read it through `klvi.rewards.score`, which checks it."""
+    """A score for each completion; read it through `klvi.rewards.score`, which checks it.
+
+    A reward that is of a text may have `mentions(texts)`, how often each of N texts has it: `(N,)`.
+    """
 
     @property
     def name(self) -> str:

@@ -16,7 +16,7 @@ class RewardSection(Choice):
 
 
 class ContainsReward(RewardSection):
-    """1 where the completion contains the text, else 0."""
+    """1 where the completion contains the text, else 0, or the number of its mentions."""
 
     builds = "klvi.rewards.contains:Contains"
     name: Literal["contains"]
@@ -24,6 +24,8 @@ class ContainsReward(RewardSection):
     """what to look for"""
     case_sensitive: bool = True
     """whether capitals matter"""
+    count: bool = False
+    """whether every mention is rewarded, not the first alone"""
 
 
 class LexiconReward(RewardSection):

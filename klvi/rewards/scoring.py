@@ -14,7 +14,7 @@ from klvi import interruption
 from klvi.contexts import Context
 from klvi.engine.memory import is_out_of_memory, ran_out
 from klvi.errors import RunError, UserError
-from klvi.rewards.base import REPORTED, SCORE_NAME, Reward
+from klvi.rewards.base import MENTIONS, REPORTED, SCORE_NAME, Reward
 from klvi.rewards.process_state import UPDATE
 from klvi.samples import Samples
 from klvi.terminal import tell
@@ -64,7 +64,8 @@ def named_scores(
 def scored(samples: Samples, scorers: Mapping[str, Reward], *, update: int) -> Samples:
     """The samples with the checked score of each of `scorers`, by its name; raises as `score`.
 
-    Further scores of a scorer stand beside it, as `scorer/score`.
+    Further scores of a scorer stand beside it, as `scorer/score`, and where the reported one is of
+    a text how often each sample has it, as `mentions`.
     """
     scores = {
         name if part == REPORTED else f"{name}/{part}": values
@@ -73,6 +74,9 @@ def scored(samples: Samples, scorers: Mapping[str, Reward], *, update: int) -> S
             reward, samples.texts, samples.contexts, update=update
         ).items()
     }
+    mentions = getattr(scorers.get(REPORTED), MENTIONS, None)
+    if mentions is not None:
+        scores[MENTIONS] = torch.tensor(mentions(samples.texts), dtype=torch.float64)
     device = samples.lengths.device
     return samples.with_scores({name: values.to(device) for name, values in scores.items()})
 

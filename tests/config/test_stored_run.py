@@ -67,6 +67,7 @@ def test_a_new_choice_keeps_nothing_of_the_old_one(run: Path) -> None:
         "name": "contains",
         "text": "Paris",
         "case_sensitive": True,
+        "count": False,
     }
     assert config.target.name == "posterior"
 

@@ -110,6 +110,13 @@ def test_two_samples_are_measured_and_one_is_refused():
         measure(made(1))
 
 
+def test_mentions_are_told_of_samples_that_have_them_alone():
+    samples = made(4)
+    assert "eval/mentions" not in measure(samples)
+    counted = samples.with_scores({**samples.scores, "mentions": torch.tensor([0.0, 3, 1, 0])})
+    assert measure(counted)["eval/mentions"].value == 1
+
+
 def test_what_stands_in_the_padding_changes_nothing():
     samples = made(64)
     noise = torch.randint(0, 20, samples.tokens.shape, generator=torch.Generator().manual_seed(9))

@@ -31,6 +31,13 @@ def test_contains_ignores_case_if_asked():
     assert Contains("STRASSE", case_sensitive=False)(["straße", "x"], unprompted(2)) == [1.0, 0.0]
 
 
+def test_contains_counts_mentions_without_overlap_if_asked():
+    texts = ["Paris, Paris!", "paris", "anana anana"]
+    assert Contains("Paris", count=True)(texts, unprompted(3)) == [2.0, 0.0, 0.0]
+    assert Contains("ana", case_sensitive=False, count=True)(texts, unprompted(3)) == [0, 0, 2]
+    assert Contains("Paris").mentions(texts) == [2.0, 0.0, 0.0]
+
+
 def test_lexicon_finds_whole_words_in_any_case():
     reward = build(schema.LexiconReward(name="lexicon", penalty=-2.5))
     texts = ["Damn it!", '"Hell," he said.', "Seashells are hellish", "what the_hell", "Nice."]

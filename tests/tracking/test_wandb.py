@@ -93,7 +93,7 @@ def test_an_offline_run_holds_everything(config, output, tmp_path, samples, meas
     assert (run.project, run.run_group, run.job_type) == ("klvi", "paris", "kl")
     assert list(run.tags) == ["first"]
     assert stored["beta"] == 0.1
-    assert stored["reward"] == {"name": "contains", "text": "Paris", "case_sensitive": True}
+    assert (stored["reward"]["name"], stored["reward"]["text"]) == ("contains", "Paris")
     metrics = next(row for row in rows if "objective/kl" in row)
     assert (metrics["update"], metrics["objective/kl"]) == (20, 4.25)
     assert [metrics[f"eval/kl_prior{end}"] for end in ("", "/low", "/high")] == [1.5, 1.25, 1.75]

@@ -22,6 +22,7 @@ from klvi.contexts import contexts_of, unprompted
 from klvi.engine.micro_batch import MicroBatch
 from klvi.objectives.base import Prediction
 from klvi.objectives.build import build_objective
+from klvi.objectives.ppo import RL
 from klvi.policy.policy import Policy
 from klvi.policy.prior import load_prior
 from klvi.prompts.stream import PromptStream
@@ -34,6 +35,7 @@ from klvi.targets.base import Target
 from klvi.targets.build import build_target
 from klvi.training.loop import Loop, Record
 from klvi.training.optimisation import Optimisation
+from klvi.training.schema import OptimSection
 from klvi.training.trl.trainer import trainer_for
 
 UPDATES, BATCH = 3, 32
@@ -75,18 +77,21 @@ class SeparateValues(nn.Module):
         return hidden.sum(-1) * 0
 
 
+# What makes `kl` TRL's algorithm, and other settings than the defaults; `rl` is it as it stands.
+AS_TRL = {
+    "epochs": 3,
+    "gae_lambda": 0.9,
+    "value_clip": 0.05,
+    "soft_values": False,
+    "renew_penalty": False,
+    "whiten_advantages": True,
+    "centre_rewards": False,
+}
+
+
 def parity_config(objective: str) -> TrainConfig:
     return train_config(
-        objective={
-            "name": objective,
-            "epochs": 3,
-            "gae_lambda": 0.9,
-            "value_clip": 0.05,
-            "soft_values": False,
-            "renew_penalty": False,
-            "whiten_advantages": True,
-            "centre_rewards": False,
-        },
+        objective={"name": objective, **(AS_TRL if objective == "kl" else {})},
         updates=UPDATES,
         batch_size=BATCH,
         optim={"lr": 3e-3, "max_grad_norm": None},
@@ -230,3 +235,18 @@ def test_losses_and_weights_are_those_of_trl(
         moved = (other - before).norm()
         assert moved > 1e-3
         assert (mine - other).norm() < 1e-3 * moved
+
+
+@pytest.mark.trl_ppo
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_the_defaults_of_rl_are_those_of_trl(tmp_path: Path) -> None:
+    from trl.experimental.ppo import PPOConfig
+
+    theirs = PPOConfig(output_dir=str(tmp_path), bf16=False, use_cpu=True)
+    ours = RL().trainer_arguments(beta=0.3)
+    assert ours.pop("kl_coef") == 0
+    assert ours == {name: getattr(theirs, name) for name in ours}
+    assert theirs.num_mini_batches == RL().minibatches
+    assert theirs.lr_scheduler_type == OptimSection().schedule
+    assert theirs.missing_eos_penalty is None
+    assert not theirs.whiten_rewards
