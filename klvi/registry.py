@@ -148,7 +148,7 @@ def build(section: Any, **given: Any) -> Any:
     """The object that a section describes.
 
     What it `builds` is called with the section's fields, nested sections built first, and with
-    those of `given` that its signature takes.
+    those of `given` that its signature takes; a nested section's own fields stand before these.
     """
     import inspect
 
@@ -188,7 +188,8 @@ def _place(section: Any) -> str:
 
 def _built(value: Any, given: Mapping[str, Any]) -> Any:
     if hasattr(value, "builds"):
-        return build(value, **given)
+        own = value.settings()
+        return build(value, **{key: below for key, below in given.items() if key not in own})
     if isinstance(value, dict):
         return {key: _built(below, given) for key, below in value.items()}
     return value

@@ -35,6 +35,7 @@ def broken_rules(command: str, raw: Mapping[str, Any], wrong: Set[str]) -> Itera
     if command in {"train", "eval", "verify"}:
         yield from _enumeration(values)
     yield from broken_reward_rules(values)
+    yield from _features(values)
     yield from _prompts(values)
     yield from _sizes(values)
 
@@ -94,6 +95,96 @@ def run_folder_problem(folder: Path) -> str | None:
     if jobs:
         return f"not a run but a folder of runs: {', '.join(jobs)}"
     return "not the folder of a run: it has no config.yaml"
+
+
+def _model(values: Values) -> Iterator[str]:
+    yield from missing_folder("model.path", values.get("model.path"))
+
+
+def _engine(values: Values) -> Iterator[str]:
+    engine, device = values.get("engine.name"), str(values.get("device"))
+    if engine == "vllm" and find_spec("vllm") is None:
+        yield (
+            "engine=vllm: vLLM is not installed; pip install 'klvi[vllm]' without "
+            f"-c constraints.txt ({VLLM_NEEDS}), or use engine=torch"
+        )
+    if engine in {"graph", "vllm"} and device in {"cpu", "mps"}:
+        yield (f"engine={engine} with device={device}: it needs CUDA; use engine=torch")
+    elif engine == "vllm" and device.startswith("cuda:") and device != "cuda:0":
+        index = device.removeprefix("cuda:")
+        yield (
+            f"engine=vllm with device={device}: vLLM takes the first GPU it sees; set "
+            f"CUDA_VISIBLE_DEVICES={index} and device=cuda"
+        )
+
+
+def _float64(values: Values) -> Iterator[str]:
+    """Metal has no float64."""
+    if values.get("device") != "mps":
+        return
+    if values.get("model.name") == "enumerable":
+        yield "model=enumerable with device=mps: exact values need float64; use device=cpu"
+    if values.get("objective.name") == "gdc":
+        yield "objective=gdc with device=mps: its weights need float64; use device=cpu"
+
+
+def _enumeration(values: Values) -> Iterator[str]:
+    if values.get("model.name") != "enumerable":
+        return
+    letters, length = values.get("model.letters"), values.get("max_new_tokens")
+    # What is longer does not fit the model's context either, which says so itself.
+    if letters is None or length is None or length > MAX_LENGTH:
+        return
+    count = sum(letters**k for k in range(length + 1))
+    if count > MAX_SEQUENCES:
+        yield (
+            f"model.letters={letters} max_new_tokens={length}: these are {count:,} "
+            f"sequences, and exact evaluation lists at most {MAX_SEQUENCES:,}; take fewer letters "
+            "or a smaller model.length"
+        )
+
+
+def _prompts(values: Values) -> Iterator[str]:
+    if values.get("prompts.name") != "file":
+        return
+    path = values.get("prompts.path")
+    if path and Path(path).expanduser().is_dir():
+        yield f"prompts.path={path}: is a folder; give one of its files"
+    elif path and not Path(path).expanduser().exists():
+        yield f"prompts.path={path}: no such file"
+    for key in values:
+        if key.startswith("prompts.chat.") and key.removeprefix("prompts.chat.") in CHAT_OF_KLVI:
+            yield f"{key}: klvi sets it itself; leave it out"
+
+
+def _sizes(values: Values) -> Iterator[str]:
+    groups = values.get("prompts.name", "none") != "none"
+    samples = ("evaluation.samples", None if groups else SAMPLES)
+    if groups and values.get("evaluation.samples") is None:
+        samples = ("evaluation.samples_per_prompt", SAMPLES_PER_PROMPT)
+    for small, large, default in (
+        ("objective.minibatches", "batch_size", None),
+        ("samples_per_prompt", "batch_size", None),
+        ("evaluation.ess_floor", *samples),
+    ):
+        low, high = values.get(small), values.get(large)
+        if large in values and high is None:
+            high = default
+        if low is not None and high is not None and low > high:
+            yield f"{small}={spelled(low)}: must be at most {large}={spelled(high)}"
+    totals = ("evaluation.samples", "evaluation.prompts", "evaluation.samples_per_prompt")
+    given = [f"{key}={spelled(values[key])}" for key in totals if values.get(key) is not None]
+    if groups and len(given) == len(totals):
+        yield f"{' '.join(given)}: any two of them give the third; leave one null"
+
+
+def _features(values: Values) -> Iterator[str]:
+    if values.get("target.name") == "moments" and not any(
+        key.startswith("target.features.") for key in values
+    ):
+        yield "target.features: has no feature; add one, as in " + (
+            "'target.features.she={reward: {name: contains, text: she}, mean: 0.5}'"
+        )
 
 
 def _model(values: Values) -> Iterator[str]:

@@ -84,8 +84,8 @@ def is_key(schema: type[BaseModel], raw: Raw, key: str) -> bool:
 
 
 def free_keys(schema: type[BaseModel]) -> Iterator[str]:
-    """The keys under which the user names values, such as `prompts.chat`, in any choice."""
-    return (key for key, named in open_keys(schema) if not sections_of(named))
+    """The keys under which the user names values, as `prompts.chat`, or sections, in any choice."""
+    return (key for key, _ in open_keys(schema))
 
 
 def open_keys(schema: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import torch
+import math
+
 from torch import Tensor
 
-CONFIDENCE = 0.95
+from klvi.metrics.base_rate import base_rate_bound as base_rate_bound
+
 REMEDIES = (
     "what helps: prompts that lead there (prompts=file), a softer reward that scores what comes "
     "near (reward=sum adds one), or a longer max_new_tokens"
 )
-
-
-def base_rate_bound(count: int, confidence: float = CONFIDENCE) -> float:
-    """Upper bound on the probability of what none of `count` independent samples was.
-
-    1 − (1 − confidence)^(1/count), which is the rule of three, 3/count, at 95% (Hanley and
-    Lippman-Hand 1983).
-    """
-    return -float(torch.tensor(1 - confidence, dtype=torch.float64).log().div(count).expm1())
 
 
 def unmet_reward(reward: Tensor, log_potential: Tensor) -> str | None:
@@ -30,7 +23,7 @@ def unmet_reward(reward: Tensor, log_potential: Tensor) -> str | None:
     """
     count = len(reward)
     rate = f"{base_rate_bound(count):.2g} (95% bound from {count} samples)"
-    if bool((log_potential == -torch.inf).all()):
+    if bool((log_potential == -math.inf).all()):
         return (
             f"none of {count} samples satisfies the target: its base rate is below {rate}; "
             f"{REMEDIES}, or a lower target.threshold"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -16,12 +16,22 @@ from klvi.engine.micro_batch import MicroBatch
 from klvi.errors import UserError
 from klvi.evaluation.plan import Plan
 from klvi.evaluation.schema import MAX_SEQUENCES
-from klvi.metrics.enumeration import Enumeration, enumerate_sequences
+from klvi.metrics.enumeration import (
+    Enumeration,
+    Listed,
+    enumerate_sequences,
+    kl_forward,
+    kl_reverse,
+)
 from klvi.metrics.exact import Exact, averaged, exact_metrics
+from klvi.metrics.measurement import Measurement, Unavailable
 from klvi.policy.policy import Policy
 from klvi.rewards.scoring import scored
 from klvi.samples import Completions, Samples
 from klvi.targets.base import Target
+
+# KL(p‖π) and KL(π‖p) of the p whose fitted numbers are exact.
+EXACT_FIT = ("eval/kl_target_forward_exact_fit", "eval/kl_target_reverse_exact_fit")
 
 
 @dataclass
@@ -55,6 +65,9 @@ class ExactEvaluator:
     def evaluate(self, update: int) -> Exact:
         """The exact value of every metric that has one, by the metric's name.
 
+        What a target has fitted has the value that the fit estimates, and `…_exact_fit` are the
+        KLs to the target with these values.
+
         Raises UserError where there are too many sequences, or the reward fails; `update` is named
         in its errors.
         """
@@ -62,7 +75,7 @@ class ExactEvaluator:
         shape = len(self.contexts), len(self.sequences)
         scores = {name: values.reshape(shape) for name, values in samples.scores.items()}
         tables = self.log_policies(), self.log_priors, self.log_targets(update)
-        return averaged(
+        found = averaged(
             [
                 exact_metrics(
                     self.sequences,
@@ -76,6 +89,34 @@ class ExactEvaluator:
                 for row, log_probs in enumerate(zip(*tables, strict=True))
             ]
         )
+        return {**found, **self._exact_fit(update, tables[0])}
+
+    def _exact_fit(self, update: int, log_policies: Tensor) -> Exact:
+        """The target's fitted numbers, exactly, and the KLs to that target; {} without any."""
+        uniform = torch.zeros(len(self.contexts) * len(self.sequences)).double()
+        samples = replace(self.scored(update), log_density=uniform)
+        try:
+            optimum = self.target.optimum(samples)
+        except UserError as error:  # such as a KL that the fit's samples seemed to reach
+            names = (*self.target.report(), *EXACT_FIT)
+            return {name: Unavailable(str(error)) for name in names}
+        if optimum is None:
+            return {}
+        # What has no error, such as an effective sample size, is the fit's own.
+        fitted = {
+            name: found.value
+            for name, found in optimum.report().items()
+            if isinstance(found, Measurement) and found.low < found.high
+        }
+        log_targets = optimum.log_unnormalised(samples).reshape(log_policies.shape)
+        listed = [
+            Listed(self.sequences, log_policy, log_prior, log_target, {}, optimum.beta, n=1)
+            for log_policy, log_prior, log_target in zip(
+                log_policies, self.log_priors, log_targets, strict=True
+            )
+        ]
+        kls = [{EXACT_FIT[0]: kl_forward(each), EXACT_FIT[1]: _kl_reverse(each)} for each in listed]
+        return {**fitted, **averaged(kls)}
 
     @cached_property
     def sequences(self) -> Enumeration:
@@ -198,3 +239,10 @@ class ExactEvaluator:
         digits = torch.where(prefix < self.letters, prefix, 0)
         powers = self.letters ** torch.arange(prefix.shape[1]).flip(0)
         return (digits * powers).sum(1)
+
+
+def _kl_reverse(listed: Listed) -> float | Unavailable:
+    """KL(π‖p), nats, where the policy has no probability outside of p."""
+    if listed.outside > 0:
+        return Unavailable("infinite: the target excludes what the policy writes")
+    return kl_reverse(listed)

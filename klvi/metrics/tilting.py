@@ -56,10 +56,10 @@ def tilted(score: Tensor, log_weight: Tensor, context: Tensor, s: float) -> Tilt
     """
     score, log_weight = score.cpu().double(), log_weight.cpu().double()
     rows, place = context.cpu().unique(return_inverse=True)
-    base = _normalised(log_weight, place, len(rows))[0]
+    base = normalised(log_weight, place, len(rows))[0]
     highest = _over(score, place, len(rows), "amax")[place]
     values = s * (score - highest)
-    probability, log_z = _normalised(base.log() + values, place, len(rows))
+    probability, log_z = normalised(base.log() + values, place, len(rows))
 
     def total(each: Tensor) -> Tensor:
         return torch.zeros(len(rows)).double().index_add(0, place, each)
@@ -83,7 +83,7 @@ def reachable_kl(score: Tensor, log_weight: Tensor, context: Tensor) -> float:
     """The limit of KL(p_s‖π0) as s grows: −log of the share of the best samples, nats."""
     rows, place = context.cpu().unique(return_inverse=True)
     score = score.cpu().double()
-    base = _normalised(log_weight.cpu().double(), place, len(rows))[0]
+    base = normalised(log_weight.cpu().double(), place, len(rows))[0]
     best = score == _over(torch.where(base > 0, score, -torch.inf), place, len(rows), "amax")[place]
     share = torch.zeros(len(rows)).double().index_add(0, place, base * best)
     return float(-share.log().mean())
@@ -111,7 +111,7 @@ def tilt_for_kl(score: Tensor, log_weight: Tensor, context: Tensor, kl: float) -
     return tilted(score, log_weight, context, math.exp(root) / unit)
 
 
-def _normalised(log_weight: Tensor, place: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+def normalised(log_weight: Tensor, place: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     """`(N,)` weights that sum to 1 in each context, and `(C,)` the logarithms of their sums."""
     largest = _over(log_weight, place, rows, "amax")
     weight = (log_weight - largest[place]).exp()

@@ -67,13 +67,21 @@ class Target(Protocol):
     def samples_to_fit(self, update: int, updates: int = 1) -> int:
         """From how many samples it is fitted before `update` of `updates`; 0 for not at all.
 
-        Before update 0 they are drawn from the prior, later from the policy.
+        Before update 0 they are drawn from the prior, later from policy and prior by halves.
         """
         return 0
 
     def fitted(self, samples: Samples) -> Target:
         """The target with its free parameters estimated from weighted samples of any proposal."""
         return self
+
+    def optimum(self, samples: Samples) -> Target | None:
+        """The target that a fit estimates, from all sequences; None where nothing is fitted.
+
+        Args:
+            samples: every sequence of every context, as if drawn uniformly.
+        """
+        return None
 
     def tempered(self, share: float) -> Target:
         """p ∝ π0·exp(share·log_potential): the prior at 0, the target itself at 1.

@@ -43,7 +43,7 @@ def measurement_table(
         table.add_row(Text(group, style="bold blue"))
         for name, meaning, metric in rows:
             value, interval = _cells(metric)
-            known = [Text(number((exact or {}).get(PREFIX + name)))] if exact else []
+            known = [Text(number(exact.get(PREFIX + name, exact.get(name))))] if exact else []
             table.add_row(Text(f"  {name}"), Text(meaning), value, *known, interval)
     return table
 

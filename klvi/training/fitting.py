@@ -7,7 +7,8 @@ from klvi.policy.policy import Policy
 from klvi.processes import Processes
 from klvi.prompts.stream import PromptStream
 from klvi.randomness import Randomness
-from klvi.samplers.base import Sampler
+from klvi.samplers.ancestral import Ancestral
+from klvi.samplers.mixture import Mixture
 from klvi.samplers.sharded import sample_sharded
 from klvi.targets.base import Target
 
@@ -18,12 +19,15 @@ def refitted(
     updates: int,
     *,
     policy: Policy,
-    sampler: Sampler,
+    sampler: Ancestral,
     contexts: PromptStream,
     seed: int,
     processes: Processes,
 ) -> Target | None:
-    """The target fitted before `update` of `updates`, to the prior before 0; None for no fit.
+    """The target fitted before `update` of `updates`; None for no fit.
+
+    Before update 0 the samples are the prior's, later half of them are the policy's, weighed by the
+    mixture: a policy that has not arrived, or has lost something, then spoils no fit.
 
     Args:
         sampler: draws from the policy itself.
@@ -33,7 +37,7 @@ def refitted(
         return None
     draw = sample_sharded(
         processes,
-        sampler,
+        Mixture(sampler) if update else sampler,
         policy if update else policy.without_adapter(),
         target,
         contexts.batch(update, count),

@@ -22,6 +22,7 @@ from klvi.policy.policy import Policy
 from klvi.processes import ALONE, Processes
 from klvi.prompts.stream import PromptStream
 from klvi.randomness import Randomness, seeded_generator
+from klvi.samplers.ancestral import Ancestral
 from klvi.samplers.base import Sampler
 from klvi.samplers.sharded import sample_sharded
 from klvi.samples import Draw, Samples
@@ -70,7 +71,7 @@ class Loop:
 
     Attributes:
         proposal: draws what is learned from.
-        ancestral: draws from the policy itself what the target is fitted to.
+        ancestral: draws what the target is fitted to.
         processes: that share the work; each draws and learns from its rows, and all have the same
             samples, signals and weights.
         on_complete: called when an update is complete, before anything is done with its record.
@@ -85,7 +86,7 @@ class Loop:
     objective: Objective
     target: Target
     proposal: Sampler
-    ancestral: Sampler
+    ancestral: Ancestral
     contexts: PromptStream
     optimisation: Optimisation
     processes: Processes = ALONE
