@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from klvi.contexts import Context
+from klvi.errors import UserError
 
 # The fields of shape (N, T).
 TOKEN_FIELDS = ("tokens", "log_policy", "log_prior", "entropy", "kl", "values")
@@ -187,7 +188,7 @@ class Samples(Completions):
         """All samples of `parts` in order, padded to the longest prompt and completion.
 
         Replicates of different parts stay apart. Parts without weights get equal ones where others
-        have them.
+        have them. Raises UserError for scores of different names.
         """
         prompt = max(part.prompt_tokens.shape[1] for part in parts)
         length = max(part.tokens.shape[1] for part in parts)
@@ -205,6 +206,11 @@ class Samples(Completions):
             if isinstance(values[0], list):
                 return [item for value in values for item in value]
             if isinstance(values[0], Mapping):
+                if any(value.keys() != values[0].keys() for value in values):
+                    raise UserError(
+                        f"reward: gave the scores {', '.join(values[0])} of some completions, and "
+                        "others of others; return the same names at every call"
+                    )
                 return {key: torch.cat([value[key] for value in values]) for key in values[0]}
             if name == "prompt_tokens":
                 values = [pad(value, prompt - value.shape[1], 0) for value in values]

@@ -11,6 +11,7 @@ from klvi.contexts import contexts_of
 from klvi.metrics.enumeration import Enumeration, enumerate_sequences
 from klvi.metrics.exact import exact_metrics
 from klvi.metrics.measurement import Unavailable
+from klvi.metrics.tilting import tilt_within_kl
 from klvi.samples import Samples
 
 LETTERS, LENGTH = 4, 5
@@ -92,11 +93,19 @@ def graded_reward(space: Enumeration) -> Tensor:
     return 0.5 * first - 0.3 * second + 0.2 * noise
 
 
+def graded_gold(space: Enumeration) -> Tensor:
+    """A score `(S,)` that goes along with `graded_reward` in part."""
+    third = (space.tokens == 2).sum(1)
+    noise = torch.randn(len(space), generator=torch.Generator().manual_seed(6)).double()
+    return 0.5 * graded_reward(space) + 0.4 * third + 0.1 * noise
+
+
 @dataclass(frozen=True)
 class Problem:
     """Everything about every sequence under a policy, a prior, a reward and a target.
 
-    `log_policy`, `log_prior`, `entropy` and `kl` are `(S, T)`, `reward` and `log_target` `(S,)`.
+    `log_policy`, `log_prior`, `entropy` and `kl` are `(S, T)`, `reward`, `log_target` and `gold`
+    `(S,)`.
     """
 
     space: Enumeration
@@ -106,6 +115,11 @@ class Problem:
     kl: Tensor
     reward: Tensor
     log_target: Tensor
+    gold: Tensor | None = None
+
+    @property
+    def scores(self) -> dict[str, Tensor]:
+        return {"reward": self.reward} | ({} if self.gold is None else {"gold": self.gold})
 
     def draw(self, log_probability: Tensor, n: int, generator: torch.Generator) -> Tensor:
         """`(n,)` rows of sequences drawn from `log_probability` `(S, T)`."""
@@ -124,7 +138,7 @@ class Problem:
             log_policy=self.log_policy[rows],
             log_prior=self.log_prior[rows],
             texts=[""] * n,
-            scores={"reward": self.reward[rows]},
+            scores={name: values[rows] for name, values in self.scores.items()},
             entropy=self.entropy[rows],
             kl=self.kl[rows],
         )
@@ -135,14 +149,26 @@ class Problem:
             self.log_policy.sum(1),
             self.log_prior.sum(1),
             self.log_target,
-            {"reward": self.reward},
+            self.scores,
             beta=beta,
             n=n,
             n_prior=n_prior,
+            tilt=self.tilt(),
         )
 
+    def tilt(self) -> float:
+        """Of gold's own posterior at the target's KL."""
+        if self.gold is None:
+            return 0.0
+        log_prior, log_density = self.log_prior.sum(1), self.log_target.log_softmax(0)
+        log_ratio = torch.where(log_density > -torch.inf, log_density - log_prior, 0.0)
+        kl = float(log_density.exp() @ log_ratio)
+        return tilt_within_kl(self.gold, log_prior, torch.zeros(len(log_prior)), kl)
 
-def problem(policy: Toy, prior: Toy, reward: Tensor, log_potential: Tensor) -> Problem:
+
+def problem(
+    policy: Toy, prior: Toy, reward: Tensor, log_potential: Tensor, gold: Tensor | None = None
+) -> Problem:
     space = sequences()
     log_prior = token_log_probs(prior, space)
     entropy, kl = per_prefix(policy, prior, space)
@@ -154,4 +180,5 @@ def problem(policy: Toy, prior: Toy, reward: Tensor, log_potential: Tensor) -> P
         kl=kl,
         reward=reward,
         log_target=log_prior.sum(1) + log_potential,
+        gold=gold,
     )

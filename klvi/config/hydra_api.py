@@ -46,6 +46,10 @@ def store_config(name: str, node: dict[str, Any]) -> None:
     ConfigStore.instance().store(name=name, node=node, **replace)
 
 
+# Groups without a folder of their own, with the group that they choose among.
+ALIASES = {"gold": "reward"}
+
+
 class FilledSource(ConfigSource):
     """A folder of YAML files, each with the defaults of its section in it."""
 
@@ -80,7 +84,7 @@ class FilledSource(ConfigSource):
 
     def is_group(self, config_path: str) -> bool:
         """Whether there is a folder of that name."""
-        return (Path(self.path) / config_path).is_dir()
+        return self._folder(config_path).is_dir()
 
     def is_config(self, config_path: str) -> bool:
         """Whether there is a file of that name."""
@@ -89,13 +93,20 @@ class FilledSource(ConfigSource):
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
         """The names of files, or folders, in a folder."""
         found: list[str] = []
-        for name in sorted(os.listdir(Path(self.path) / config_path)):
+        names = set(os.listdir(self._folder(config_path)))
+        if not config_path:
+            names |= {alias for alias, group in ALIASES.items() if group in names}
+        for name in sorted(names):
             path = os.path.join(config_path, name)
             self._list_add_result(found, path, name, results_filter)
         return sorted(set(found))
 
+    def _folder(self, config_path: str) -> Path:
+        group, slash, rest = config_path.partition("/")
+        return Path(self.path, f"{ALIASES.get(group, group)}{slash}{rest}")
+
     def _file(self, config_path: str) -> Path:
-        return Path(self.path, str(self._normalize_file_name(config_path)))
+        return self._folder(str(self._normalize_file_name(config_path)))
 
 
 class _Folders(SearchPathPlugin):

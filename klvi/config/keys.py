@@ -83,6 +83,12 @@ def is_key(schema: type[BaseModel], raw: Raw, key: str) -> bool:
     return True
 
 
+def is_optional_group(schema: type[BaseModel], group: str) -> bool:
+    """Whether a config group may be left without a choice."""
+    field = schema.model_fields.get(group)
+    return field is not None and field.default is None and len(sections_of(field.annotation)) > 1
+
+
 def free_keys(schema: type[BaseModel]) -> Iterator[str]:
     """The keys under which the user names values, as `prompts.chat`, or sections, in any choice."""
     return (key for key, _ in open_keys(schema))

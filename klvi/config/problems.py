@@ -33,7 +33,7 @@ from klvi.config.compose import (
     plain,
     problems_of,
 )
-from klvi.config.keys import is_key, keys, spelled, unknown_key
+from klvi.config.keys import is_key, is_optional_group, keys, spelled, unknown_key
 from klvi.config.stored_run import kept_of_run, store_primary
 from klvi.config.trust import untrusted, untrusted_to_resume
 from klvi.errors import UserError
@@ -282,6 +282,8 @@ class Combination:
         if group in self.own_groups and override.is_add():
             return f"{line}: write it without the +"
         for choice in value if isinstance(value, list) else [value]:
+            if choice is None and is_optional_group(SCHEMAS[self.command], group):
+                continue
             if choice is None or not self._exists(group, str(choice)):
                 known = self.hydra.choices(group)
                 lacking = has_no_file(group, str(choice))
@@ -330,6 +332,9 @@ class KeyCheck:
             return f"{override.input_line}: klvi {self.command} takes the LoRA of the run"
         schema = SCHEMAS[self.command]
         raw: Any = OmegaConf.to_container(self.base, resolve=False)
+        group = key.partition(".")[0]
+        if raw.get(group) is None and is_optional_group(schema, group):
+            return f"{override.input_line}: there is no {group}; choose one, as in {group}=NAME"
         if not is_key(schema, raw, key):
             groups = (group for group in self.own_groups if not group.startswith("hydra/"))
             return unknown_key(key, schema, raw, *groups)

@@ -30,8 +30,9 @@ def missing_folder(key: str, path: str | None) -> Iterator[str]:
 
 
 def _rewards(values: Values) -> list[str]:
-    """The prefix of every reward, those in a sum included."""
-    return [key.removesuffix("name") for key in values if re.search(r"(^|\.)reward\.name$", key)]
+    """The prefix of every reward, gold and those in a sum included."""
+    named = (key for key in values if re.search(r"(^gold|(^|\.)reward)\.name$", key))
+    return [key.removesuffix("name") for key in named]
 
 
 def _reward(values: Values, prefix: str) -> Iterator[str]:

@@ -25,7 +25,10 @@ from klvi.metrics.enumeration import (
 )
 from klvi.metrics.exact import Exact, averaged, exact_metrics
 from klvi.metrics.measurement import Measurement, Unavailable
+from klvi.metrics.split import GOLD
+from klvi.metrics.tilting import tilt_within_kl
 from klvi.policy.policy import Policy
+from klvi.rewards.base import Reward, of_rollout
 from klvi.rewards.scoring import scored
 from klvi.samples import Completions, Samples
 from klvi.targets.base import Target
@@ -45,9 +48,11 @@ class ExactEvaluator:
     Attributes:
         policy: of an enumerable prior.
         target: the target; its log P are summed once.
+        gold: a further reward that is measured; None for none.
         letters: of the prior.
         length: tokens of a completion at most.
         contexts: what the sequences complete.
+        pass_k: the numbers of samples k for which pass@k is wanted.
         plan: the samples that the values of `eval/ess`, duplicates and distinct-n are given for.
         batch_size: prefixes in a forward pass; None for all.
     """
@@ -59,8 +64,11 @@ class ExactEvaluator:
     contexts: Sequence[Context] = (Context(0),)
     plan: Plan = field(default_factory=Plan)
     batch_size: int | None = None
+    gold: Reward | None = None
+    pass_k: Sequence[int] = ()
     _scored: Samples | None = field(default=None, init=False)
     _log_targets: Tensor | None = field(default=None, init=False)
+    _tilt: float | None = field(default=None, init=False)
 
     def evaluate(self, update: int) -> Exact:
         """The exact value of every metric that has one, by the metric's name.
@@ -84,6 +92,8 @@ class ExactEvaluator:
                     beta=self.target.beta,
                     n=self.plan.samples,
                     n_prior=self.plan.prior_samples,
+                    tilt=self.tilt(update),
+                    pass_k=self.pass_k,
                     no_target=self.target.no_potential,
                 )
                 for row, log_probs in enumerate(zip(*tables, strict=True))
@@ -183,7 +193,9 @@ class ExactEvaluator:
                 log_prior=log_prior,
                 texts=self.policy.prior.decode(prompts, sizes, tokens, lengths),
             )
-            self._scored = scored(samples, self.target.scorers, update=update)
+            scorers = dict(self.target.scorers) | ({} if self.gold is None else {GOLD: self.gold})
+            told = {name: reward for name, reward in scorers.items() if not of_rollout(reward)}
+            self._scored = scored(samples, told, update=update)
         return self._scored
 
     def log_targets(self, update: int) -> Tensor:
@@ -204,6 +216,22 @@ class ExactEvaluator:
             )
         self._log_targets = log_target
         return log_target
+
+    def tilt(self, update: int) -> float:
+        """Nats per unit of gold of gold's own posterior, at the target's KL to the prior.
+
+        0 without gold; computed once.
+        """
+        if self._tilt is None:
+            gold = self.scored(update).scores.get(GOLD)
+            if gold is None or self.target.no_potential is not None:
+                return 0.0
+            log_density = self.log_targets(update).log_softmax(1)
+            log_ratio = torch.where(log_density > -torch.inf, log_density - self.log_priors, 0.0)
+            kl = float((log_density.exp() * log_ratio).sum(1).mean())
+            context = torch.arange(len(self.contexts)).repeat_interleave(len(self.sequences))
+            self._tilt = tilt_within_kl(gold, self.log_priors.flatten(), context, kl)
+        return self._tilt
 
     def _log_next(self, model: PreTrainedModel) -> Tensor:
         """`(C, R, T, V)` next-token log-probabilities along each of the R longest prefixes.

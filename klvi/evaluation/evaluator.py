@@ -12,13 +12,18 @@ from klvi.contexts import Context
 from klvi.errors import UserError
 from klvi.evaluation.enumeration import ExactEvaluator
 from klvi.evaluation.plan import Plan
+from klvi.metrics.catalogue import metrics_of
 from klvi.metrics.evaluate import evaluate
 from klvi.metrics.frontier import frontier_violation
 from klvi.metrics.measurement import Metric, Unavailable
+from klvi.metrics.path import SHOWN, effective_at
+from klvi.metrics.split import GOLD
 from klvi.policy.policy import Policy
 from klvi.processes import ALONE, Processes
 from klvi.prompts.stream import PromptStream
 from klvi.randomness import Randomness
+from klvi.rewards.base import Reward
+from klvi.rewards.scoring import scored
 from klvi.samplers.ancestral import Ancestral
 from klvi.samplers.base import Sampler
 from klvi.samplers.sharded import sample_sharded
@@ -38,6 +43,9 @@ class Evaluation:
             target's own (`target/…`); None where one is infinite or undefined.
         warning: why the numbers cannot be right, where they cannot.
         info: the sampler's own numbers, by its names.
+        path: effective samples that those of the prior carry at shares of the way to the target, of
+            the context with the fewest; empty where the target has no potential.
+        prior_samples: of that context.
     """
 
     metrics: dict[str, Metric]
@@ -45,11 +53,23 @@ class Evaluation:
     exact: Mapping[str, float | None] = field(default_factory=dict)
     warning: str | None = None
     info: Mapping[str, float] = field(default_factory=dict)
+    path: Mapping[float, float] = field(default_factory=dict)
+    prior_samples: int = 0
 
 
 def repeated(contexts: Sequence[Context], times: int) -> list[Context]:
     """Each context `times` times, one after the other."""
     return [context for context in contexts for _ in range(times)]
+
+
+def _check_names(samples: Samples, prior: Samples) -> None:
+    """Raises UserError where scores have other names than those of the prior's samples had."""
+    first, now = list(prior.scores), list(samples.scores)
+    if set(first) != set(now):
+        raise UserError(
+            f"reward: gave the scores {', '.join(first)} at first and {', '.join(now)} now; return "
+            "the same names at every call"
+        )
 
 
 @dataclass
@@ -63,10 +83,12 @@ class Evaluator:
     Attributes:
         policy: what is measured, or what the sampler draws from.
         target: what it is measured against.
+        gold: a further reward that is measured, and nothing else; None for none.
         contexts: all contexts.
         ancestral: draws from the policy and from its prior.
         sampler: what is measured in the policy's place; None for the policy itself.
         plan: how many samples of how many contexts.
+        pass_k: the numbers of samples k for which pass@k is wanted.
         ess_floor: effective sample size below which importance-sampled metrics are unavailable.
         confidence: of the intervals.
         seed: of samples and contexts.
@@ -79,7 +101,9 @@ class Evaluator:
     contexts: PromptStream
     ancestral: Ancestral
     sampler: Sampler | None = None
+    gold: Reward | None = None
     plan: Plan = field(default_factory=Plan)
+    pass_k: Sequence[int] = ()
     ess_floor: float = 30.0
     confidence: float = 0.95
     seed: int = 1
@@ -93,8 +117,13 @@ class Evaluator:
     def _follow(self) -> None:
         """Exact values of this target, which may have been fitted or replaced, and this plan."""
         listed = self.enumeration
-        if listed is not None and (listed.target is not self.target or listed.plan != self.plan):
-            self.enumeration = replace(listed, target=self.target, plan=self.plan)
+        if listed is None:
+            return
+        same = listed.target is self.target and listed.gold is self.gold
+        if not same or (listed.plan, listed.pass_k) != (self.plan, self.pass_k):
+            self.enumeration = replace(
+                listed, target=self.target, gold=self.gold, plan=self.plan, pass_k=self.pass_k
+            )
 
     def evaluate(self, update: int) -> Evaluation:
         """All `eval/…` metrics as they are now; `update` is named in errors."""
@@ -102,8 +131,27 @@ class Evaluator:
         exact = self._exact(update)
         if draw.represents != "policy":
             # What is enumerated is the policy and the target, not what a sampler makes of them.
-            exact = {name: value for name, value in exact.items() if name.startswith("target/")}
-        return Evaluation(metrics, draw.samples, exact, self._warning(metrics), draw.info)
+            specs = metrics_of(draw.samples.scores)
+            exact = {n: v for n, v in exact.items() if n in specs and specs[n].of_target}
+        return Evaluation(
+            metrics,
+            draw.samples,
+            exact,
+            self._warning(metrics),
+            draw.info,
+            self._path(),
+            self.plan.prior_samples,
+        )
+
+    def _path(self) -> dict[float, float]:
+        """See `Evaluation.path`."""
+        if self.target.no_potential is not None:
+            return {}
+        prior = self._prior_samples
+        potential = self.target.log_potential(prior)
+        _, place = prior.context.unique(return_inverse=True)
+        parts = [potential[(place == row).to(potential.device)] for row in place.unique().tolist()]
+        return {share: min(effective_at(part, share) for part in parts) for share in SHOWN}
 
     def measure(self, update: int) -> tuple[dict[str, Metric], Draw]:
         """The estimates alone, and the draw that they come from."""
@@ -114,6 +162,7 @@ class Evaluator:
             log_policy = self.policy.log_probs(prior, self.ancestral.budget)
         else:
             log_policy = prior.log_prior
+        _check_names(samples, prior)
         prior = replace(prior, log_policy=log_policy)
         metrics = evaluate(
             draw,
@@ -124,6 +173,7 @@ class Evaluator:
             prior_log_target=self._log_target(prior),
             no_target=self.target.no_potential,
             contexts=len(self.contexts.contexts),
+            pass_k=self.pass_k,
             ess_floor=self.ess_floor,
             confidence=self.confidence,
             seed=self.seed,
@@ -190,6 +240,10 @@ class Evaluator:
         sampler = sampler or replace(self.ancestral, distributions=True)
         randomness = Randomness(purpose, (seed,), update)
         draw = sample_sharded(self.processes, sampler, policy, self.target, contexts, randomness)
+        if self.gold is not None:
+            of_gold = scored(draw.samples, {GOLD: self.gold}, update=update).scores
+            scores = {**draw.samples.scores, **of_gold}
+            draw = replace(draw, samples=draw.samples.with_scores(scores))
         if not bool(draw.samples.log_policy.isfinite().all()):
             raise UserError(
                 f"model {policy.prior.name}: the policy's log-probabilities are not finite; "

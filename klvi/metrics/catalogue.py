@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import entry_points
 
@@ -20,11 +20,13 @@ from klvi.metrics.metric import (
     kl_prior_interval,
     nats_interval,
     penalised_interval,
-    reward_interval,
+    score_interval,
     tokens_interval,
     unit_interval,
     variation_interval,
 )
+from klvi.metrics.of_target import OF_THE_TARGET
+from klvi.metrics.scores import score_specs
 from klvi.terminal import tell
 
 GROUP = "klvi.metrics"
@@ -74,7 +76,7 @@ AGAINST_THE_PRIOR = (
         meaning="mean",
         exact=lambda listed: float(listed.policy @ listed.scores["reward"]),
         estimate=lambda d: estimators.bounded_mean(d.score("reward"), d.sampling),
-        interval=reward_interval,
+        interval=score_interval("reward"),
         needs=frozenset({"score/reward"}),
         numeric=True,
         bounded=True,
@@ -305,32 +307,7 @@ OF_TEXTS = (
 )
 
 
-# Of the target itself, and of a policy whose sequences are all listed.
 BY_ENUMERATION = (
-    MetricSpec(
-        name="target/entropy",
-        unit=NATS,
-        group="Target",
-        meaning=NATS,
-        exact=lambda listed: -listed.target_mean(listed.log_density),
-        needs=ENUMERATION | {"target"},
-    ),
-    MetricSpec(
-        name="target/reward",
-        unit="the reward's",
-        group="Target",
-        meaning="mean",
-        exact=lambda listed: float(listed.target @ listed.scores["reward"]),
-        needs=frozenset({"enumeration", "target", "score/reward"}),
-    ),
-    MetricSpec(
-        name="target/kl_prior",
-        unit=NATS,
-        group="Target",
-        meaning="KL(p‖π0), nats",
-        exact=lambda listed: listed.target_mean(listed.log_density - listed.log_prior),
-        needs=ENUMERATION | {"target"},
-    ),
     MetricSpec(
         name="policy/largest_probability",
         unit="probability",
@@ -379,7 +356,14 @@ class Catalogue(Mapping[str, MetricSpec]):
 
     @cached_property
     def _specs(self) -> dict[str, MetricSpec]:
-        own = (*AGAINST_THE_PRIOR, *AGAINST_THE_TARGET, *OF_TEXTS, *COST, *BY_ENUMERATION)
+        own = (
+            *AGAINST_THE_PRIOR,
+            *AGAINST_THE_TARGET,
+            *OF_THE_TARGET,
+            *OF_TEXTS,
+            *COST,
+            *BY_ENUMERATION,
+        )
         specs = {spec.name: spec for spec in own}
         for spec in _installed():
             if spec.name in specs:
@@ -406,3 +390,9 @@ class Catalogue(Mapping[str, MetricSpec]):
 
 
 METRICS = Catalogue()
+
+
+def metrics_of(scores: Iterable[str], pass_k: Sequence[int] = ()) -> dict[str, MetricSpec]:
+    """The metrics of samples with these scores, by name: the catalogue's, and the scores' own."""
+    further = {spec.name: spec for spec in score_specs(scores, pass_k)}
+    return {**METRICS, **{name: spec for name, spec in further.items() if name not in METRICS}}

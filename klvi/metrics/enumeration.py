@@ -72,6 +72,7 @@ class Listed:
         beta: units of the reward per nat.
         n: number of samples of the policy, for what depends on it.
         n_prior: number of samples of the prior.
+        tilt: nats per unit of gold of gold's own posterior: see `klvi.metrics.split`.
     """
 
     sequences: Enumeration
@@ -82,6 +83,7 @@ class Listed:
     beta: float
     n: int
     n_prior: int = 0
+    tilt: float = 0.0
 
     @cached_property
     def policy(self) -> Tensor:
@@ -154,6 +156,13 @@ def kl_forward(listed: Listed) -> float:
 def kl_reverse(listed: Listed) -> float:
     """KL(π‖p), nats."""
     return listed.mean(listed.log_policy - listed.log_target) + listed.log_z
+
+
+def log_chi2(listed: Listed) -> float:
+    """log(1 + χ²(p‖π0)) = log Σ p²/π0, nats."""
+    inside = listed.target > 0
+    squares = (2 * listed.log_density - listed.log_prior)[inside]
+    return float(torch.logsumexp(squares, 0))
 
 
 def penalised_reward_std(listed: Listed) -> float:

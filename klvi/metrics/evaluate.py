@@ -10,12 +10,21 @@ import torch
 from torch import Tensor
 
 from klvi.metrics.availability import Lacking, lacking_in, refusal
-from klvi.metrics.catalogue import METRICS
+from klvi.metrics.catalogue import metrics_of
 from klvi.metrics.intervals import Estimate
 from klvi.metrics.jackknife import GROUPS, averaged, debiased
 from klvi.metrics.measurement import Metric, Unavailable
-from klvi.metrics.metric import WEIGHING, Drawn, MetricSpec, Scope, naming_metric, reported
+from klvi.metrics.metric import (
+    WEIGHING,
+    Drawn,
+    MetricSpec,
+    Scope,
+    naming_metric,
+    reported,
+    target_needs,
+)
 from klvi.metrics.sampling import Sampling
+from klvi.metrics.split import GOLD, best_tilt
 from klvi.metrics.target import Weighing, below_bound
 from klvi.samples import Draw, Samples
 
@@ -33,6 +42,7 @@ def evaluate(
     prior_samples: Samples | None = None,
     prior_log_target: Tensor | None = None,
     contexts: int | None = None,
+    pass_k: Sequence[int] = (),
     no_target: str | None = None,
     log_z_bound: float = -math.inf,
     ess_floor: float = 30.0,
@@ -55,6 +65,7 @@ def evaluate(
         prior_log_target: `(N0,)` log P of `prior_samples`.
         contexts: how many there are in all, of which those of the samples are a random subset; None
             where they are all.
+        pass_k: the numbers of samples k for which pass@k is wanted.
         no_target: why log P is unknown, whatever stands in for it; None where it is known.
         log_z_bound: a lower bound on log Z known from elsewhere, such as the largest lower end of
             `eval/log_z_lower` or `eval/log_z` so far; an estimate clearly below it is refused, as
@@ -73,18 +84,21 @@ def evaluate(
         raise ValueError(f"metrics need at least {MIN_SAMPLES} samples, not {len(samples)}")
     if (prior_samples is None) != (prior_log_target is None):
         raise ValueError("prior_samples and prior_log_target come together")
-    specs = [s for s in METRICS.values() if s.estimated and reported(s, samples.scores)]
+    known = metrics_of(samples.scores, pass_k).values()
+    specs = [spec for spec in known if spec.estimated and reported(spec, samples.scores)]
     if Sampling.of(samples).count(len(samples)) < MIN_SAMPLES:
         reason = f"all {len(samples)} samples are of one replicate, and an interval needs two"
         return {spec.name: Unavailable(reason) for spec in specs}
     log_target = log_target.cpu().double()
     groups, single = _groups(samples)
-    lacking = {} if no_target is None else {"target": Unavailable(no_target)}
-    lacking |= lacking_in(draw, log_target, prior_log_target, sampler) | single
-    weighing = None
-    if not lacking.keys() & WEIGHING:
-        weighing = Weighing.of(draw, log_target, prior_samples, prior_log_target)
-        lacking |= weighing.lacking(ess_floor)
+    unknown = {} if no_target is None else {"target": Unavailable(no_target)}
+    weights = own = _Weights.of(
+        draw, log_target, prior_samples, prior_log_target, sampler, ess_floor, unknown | single
+    )
+    if draw.represents != "policy" and prior_samples is not None and prior_log_target is not None:
+        given = Draw(replace(prior_samples, log_policy=prior_samples.log_prior))
+        lacking = unknown | _groups(prior_samples)[1]
+        own = _Weights.of(given, prior_log_target, None, None, "the prior", ess_floor, lacking)
     cost = draw.cost.tokens / len(samples)
     estimation = _Estimation(
         draw=draw,
@@ -92,23 +106,59 @@ def evaluate(
             Drawn(samples.select(rows), log_target[rows.cpu()], beta, seed, draw.represents, cost)
             for rows in groups
         ],
-        weighing=weighing,
+        weights=weights,
+        own=own,
         share=1.0 if contexts is None or single else len(samples.context.unique()) / contexts,
         scope=Scope(
             confidence=confidence,
             beta=beta,
             width=samples.tokens.shape[1],
-            rewards=_reward_range(samples, prior_samples),
+            ranges={name: _range(name, samples, prior_samples) for name in samples.scores},
             ess_floor=ess_floor,
         ),
     )
-    metrics = {spec.name: estimation.measure(spec, lacking) for spec in specs}
+    metrics = {spec.name: estimation.measure(spec) for spec in specs}
     missed = below_bound(metrics[LOG_Z], log_z_bound)
     if missed is not None:
-        lacking |= {"log_z": missed}
+        estimation = estimation.without({"log_z": missed})
         trusting = (spec for spec in specs if "log_z" in spec.needs)
-        metrics |= {spec.name: estimation.measure(spec, lacking) for spec in trusting}
+        metrics |= {spec.name: estimation.measure(spec) for spec in trusting}
     return metrics
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """Importance weights, None where the samples give none, and what is lacking for metrics."""
+
+    weighing: Weighing | None
+    lacking: Lacking
+
+    @staticmethod
+    def of(
+        draw: Draw,
+        log_target: Tensor,
+        prior_samples: Samples | None,
+        prior_log_target: Tensor | None,
+        sampler: str,
+        floor: float,
+        lacking: Lacking,
+    ) -> _Weights:
+        """Of a draw, together with samples of the prior where they are given.
+
+        Args: as `evaluate`; `lacking` is known to be so beforehand.
+        """
+        lacking = lacking | lacking_in(draw, log_target, prior_log_target, sampler)
+        if lacking.keys() & WEIGHING:
+            return _Weights(None, lacking)
+        weighing = Weighing.of(draw, log_target, prior_samples, prior_log_target)
+        lacking |= weighing.lacking(floor)
+        if GOLD in weighing.mixtures[0].scores and not lacking.keys() & target_needs():
+            tilt = best_tilt(weighing, floor)
+            if isinstance(tilt, Unavailable):
+                lacking |= {"gold_best": tilt}
+            else:
+                weighing = weighing.tilted(tilt)
+        return _Weights(weighing, lacking)
 
 
 @dataclass(frozen=True)
@@ -118,26 +168,33 @@ class _Estimation:
     Attributes:
         draw: what is measured.
         parts: its samples for each context, or all together.
-        weighing: importance weights; None where the samples give none.
+        weights: importance weights of the draw.
+        own: those for the target's own numbers: of a policy's draw the same, otherwise the prior's.
         share: of all contexts, those that have samples.
         scope: of the intervals.
     """
 
     draw: Draw
     parts: Sequence[Drawn]
-    weighing: Weighing | None
+    weights: _Weights
+    own: _Weights
     share: float
     scope: Scope
 
-    def measure(self, spec: MetricSpec, lacking: Lacking) -> Metric:
-        """A metric with its interval, or why it is unavailable, given what is `lacking`."""
-        with naming_metric(spec):
-            return self._measured(spec, lacking)
+    def without(self, lacking: Lacking) -> _Estimation:
+        """The same, but that the draw's weights are found to be `lacking` as well."""
+        weights = replace(self.weights, lacking=self.weights.lacking | lacking)
+        return replace(self, weights=weights, own=weights if self.own is self.weights else self.own)
 
-    def _measured(self, spec: MetricSpec, lacking: Lacking) -> Metric:
-        found: Found | None = refusal(spec, lacking, self.draw)
-        if found is None and spec.weighted is not None and self.weighing is not None:
-            found = self.weighing.estimate(spec.weighted, self.share)
+    def measure(self, spec: MetricSpec) -> Metric:
+        """A metric with its interval, or why it is unavailable."""
+        with naming_metric(spec):
+            return self._measured(spec, self.own if spec.of_target else self.weights)
+
+    def _measured(self, spec: MetricSpec, weights: _Weights) -> Metric:
+        found: Found | None = refusal(spec, weights.lacking, self.draw)
+        if found is None and spec.weighted is not None and weights.weighing is not None:
+            found = weights.weighing.estimate(spec.weighted, self.share)
         elif found is None:
             found = _averaged(spec, self.parts, self.share)
         if isinstance(found, Unavailable):
@@ -208,17 +265,14 @@ def _groups(samples: Samples) -> tuple[list[Tensor], Lacking]:
     return chosen, {}
 
 
-def _reward_range(samples: Samples, prior_samples: Samples | None) -> tuple[float, float]:
-    """The range of a reward is taken to be that of the rewards of policy and prior.
+def _range(name: str, samples: Samples, prior_samples: Samples | None) -> tuple[float, float]:
+    """The range of a score is taken to be that of the scores of policy and prior.
 
     One that never varied may yet do so: it is taken to reach from its value to 0, and a constant 0
     to reach 1 either way.
     """
     sets = [samples] if prior_samples is None else [samples, prior_samples]
-    rewards = [part.reward.cpu().double() for part in sets if "reward" in part.scores]
-    if not rewards:
-        return 0.0, 0.0
-    seen = torch.cat(rewards)
+    seen = torch.cat([part.scores[name].cpu().double() for part in sets if name in part.scores])
     low, high = float(seen.min()), float(seen.max())
     if low == high:
         low, high = (-1.0, 1.0) if low == 0 else (min(low, 0.0), max(high, 0.0))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from klvi.metrics.catalogue import METRICS
+from klvi.metrics.catalogue import METRICS, metrics_of
 from klvi.metrics.enumeration import Enumeration, Listed
 from klvi.metrics.measurement import Unavailable
 from klvi.metrics.metric import MetricSpec, missing_score, naming_metric, no_score, reported
@@ -26,6 +26,8 @@ def exact_metrics(
     beta: float,
     n: int,
     n_prior: int = 0,
+    tilt: float = 0.0,
+    pass_k: Sequence[int] = (),
     no_target: str | None = None,
 ) -> dict[str, float | Unavailable]:
     """The value that each `eval/…` metric estimates, and the target's own.
@@ -43,6 +45,8 @@ def exact_metrics(
         beta: temperature, for `eval/penalised_reward_std`.
         n: number of samples of the policy.
         n_prior: number of samples of the prior.
+        tilt: nats per unit of gold of gold's own posterior: see `klvi.metrics.split`.
+        pass_k: the numbers of samples k for which pass@k is wanted.
         no_target: why log P is unknown; None where it is known.
 
     Raises:
@@ -57,13 +61,14 @@ def exact_metrics(
         beta=beta,
         n=n,
         n_prior=n_prior,
+        tilt=tilt,
     )
     for name, values in {"policy": listed.log_policy, "prior": listed.log_prior}.items():
         total = float(values.exp().sum())
         if abs(total - 1) > NORMALISATION_TOLERANCE:
             raise ValueError(f"the {name}'s probabilities sum to {total:.6g} over all sequences")
     found: dict[str, float | Unavailable] = {}
-    for spec in METRICS.values():
+    for spec in metrics_of(scores, pass_k).values():
         if not reported(spec, scores):
             continue
         with naming_metric(spec):

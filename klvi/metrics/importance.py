@@ -13,8 +13,8 @@ target are then non-negative by construction and vanish, with their intervals, a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -32,7 +32,7 @@ class LogProbabilities(NamedTuple):
     `drawn` is by how much the density of what drew each lies above that of the policy or prior
     that it stands for: a decoder's weights may be rounded, or a proposal have drawn it. None where
     they are the same. `units` `(N,)` is the independent unit of each, from 0; None where each is
-    its own.
+    its own. `scores` are those of the sequences, `(N,)` each, by name.
     """
 
     policy: Tensor
@@ -40,6 +40,7 @@ class LogProbabilities(NamedTuple):
     target: Tensor
     drawn: Tensor | None = None
     units: Tensor | None = None
+    scores: Mapping[str, Tensor] = {}
 
     def select(self, rows: Tensor) -> LogProbabilities:
         """Those at `rows` `(n,)`."""
@@ -50,12 +51,17 @@ class LogProbabilities(NamedTuple):
             self.target[rows],
             None if self.drawn is None else self.drawn[rows],
             units,
+            {name: values[rows] for name, values in self.scores.items()},
         )
 
     @property
     def size(self) -> int:
         """How many independent units there are."""
         return len(self.policy) if self.units is None else int(self.units.max()) + 1
+
+
+# A value, and the influence of each sample `(N,)` on it.
+Linear = tuple[float, Tensor]
 
 
 @dataclass(frozen=True)
@@ -70,9 +76,13 @@ class Mixture:
         policy_ratio: π(x)/q(x), scaled to a mean of exactly 1 under the mixture.
         log_scale: logarithm of what π(x)/q(x) averaged to before; 0 where shares are calibrated.
         log_weight: log P(x)/q(x).
+        log_prior_weight: log π0(x)/q(x).
         strata: 0 for the policy's samples, 1 for the prior's.
         units: the independent unit of each sample, from 0; None where each is its own.
         log_z: logarithm of the estimate of Z; -inf where no sample has a weight.
+        scores: `(N1 + N0,)` each, by name.
+        tilt: nats per unit of gold at which gold's own posterior is as far from the prior as the
+            target: see `klvi.metrics.split`.
     """
 
     log_policy: Tensor
@@ -82,9 +92,12 @@ class Mixture:
     policy_ratio: Tensor
     log_scale: float
     log_weight: Tensor
+    log_prior_weight: Tensor
     strata: Tensor
     units: Tensor | None
     log_z: float
+    scores: Mapping[str, Tensor] = field(default_factory=dict)
+    tilt: float = 0.0
 
     @property
     def target_ratio(self) -> Tensor:
@@ -139,9 +152,15 @@ def mixture(policy: LogProbabilities, prior: LogProbabilities | None = None) -> 
         policy_ratio=policy_ratio,
         log_scale=float(scale.log()),
         log_weight=log_weight,
+        log_prior_weight=log_prior - log_proposal,
         strata=strata,
         units=units,
         log_z=float(torch.logsumexp(log_weight + share.log(), 0)),
+        scores={
+            name: torch.cat([part.scores[name].double() for part in sets])
+            for name in sets[0].scores
+            if all(name in part.scores for part in sets)
+        },
     )
 
 
@@ -196,15 +215,15 @@ def log_z(mix: Mixture) -> Estimate:
 
 def target_expectation(mix: Mixture, values: Tensor) -> Estimate:
     """`E_p[f]` of `values` `(N,)`, self-normalised; values outside p's support are idle."""
-    return _expectation(mix, mix.target_ratio, values)
+    return mix.estimate(*expectation(mix, mix.target_ratio, values))
 
 
 def policy_expectation(mix: Mixture, values: Tensor) -> Estimate:
     """`E_π[f]` of `values` `(N,)` under the policy."""
-    return _expectation(mix, mix.policy_ratio, values)
+    return mix.estimate(*expectation(mix, mix.policy_ratio, values))
 
 
-def _expectation(mix: Mixture, ratio: Tensor, values: Tensor) -> Estimate:
+def expectation(mix: Mixture, ratio: Tensor, values: Tensor) -> Linear:
     """The mean of `ratio·values` `(N,)`; `ratio` has a mean of 1, to within rounding.
 
     Values are taken from one of them: what is common to all, a large log Z, is not to be multiplied
@@ -213,7 +232,41 @@ def _expectation(mix: Mixture, ratio: Tensor, values: Tensor) -> Estimate:
     common = float(values[ratio.argmax()])
     values = torch.where(ratio > 0, values.double() - common, 0.0)
     value = mix.mean(ratio * values)
-    return mix.estimate(common + value, ratio * (values - value))
+    return common + value, ratio * (values - value)
+
+
+def target_score(mix: Mixture, name: str) -> Estimate:
+    """`E_p` of a score, worth as many samples as the weights are."""
+    found = target_expectation(mix, mix.scores[name])
+    return replace(found, units=min(effective_sample_size(mix).value, found.size))
+
+
+def target_kl_prior(mix: Mixture) -> Estimate:
+    """`KL(p‖π0) = E_p[log P − log π0] − log Z`, nats per sequence."""
+    return mix.estimate(*target_kl(mix))
+
+
+def target_kl(mix: Mixture) -> Linear:
+    """`KL(p‖π0)`, nats per sequence, and its influence."""
+    value, influence = expectation(mix, mix.target_ratio, mix.log_potential)
+    return value - mix.log_z, influence - (mix.target_ratio - 1)
+
+
+def target_entropy(mix: Mixture) -> Estimate:
+    """`−E_p[log p] = log Z − E_p[log P]`, nats per sequence."""
+    value, influence = expectation(mix, mix.target_ratio, mix.log_target)
+    return mix.estimate(mix.log_z - value, (mix.target_ratio - 1) - influence)
+
+
+def log_chi2(mix: Mixture) -> Estimate:
+    """`log(1 + χ²(p‖π0)) = log E_p[p/π0]`, nats: the limit of log n/ESS of n prior samples.
+
+    Agapiou et al. 2017, arXiv 1511.06196, section 2.
+    """
+    ratio = mix.target_ratio
+    log_moment = float(torch.logsumexp(ratio.log() + mix.share.log() + mix.log_potential, 0))
+    moment = torch.where(ratio > 0, ratio * (mix.log_potential - log_moment).exp(), 0.0)
+    return mix.estimate(log_moment - mix.log_z, (moment - ratio) - (ratio - 1))
 
 
 def log_z_upper(mix: Mixture) -> Estimate:

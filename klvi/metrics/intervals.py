@@ -179,18 +179,21 @@ def average(
     )
 
 
-def with_room(found: Estimate) -> Estimate:
+def with_room(found: Estimate, unit: float = 1.0) -> Estimate:
     """The estimate, in nats, with room for what no sample was, where few samples carry it.
 
     A set of sequences of probability 1/N is missed by N samples more than one time in three. Where
     its log-ratio is two nats away from the rest it moves the mean by 2/N, which is then the
     smallest error. It counts where the samples agree, as those of a policy at its target do: sets
     of samples that missed what is left would look the most certain.
+
+    Args:
+        unit: what a nat is in the units of the estimate.
     """
-    if not found.carried_by_few:
-        return found
-    room = ROOM / found.size
+    room = ROOM * unit / found.size
     variance = found.error**2 + room**2
+    if not found.carried_by_few or variance == 0:
+        return found
     return replace(
         found,
         error=math.sqrt(variance),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -51,10 +51,16 @@ NEEDS = {
     "target": "a target with a potential",
     "potential": "samples that the target tells apart",
     "log_z": "importance weights that can be trusted",
+    "gold_best": "importance weights towards gold's own posterior that can be trusted",
     "enumeration": "all sequences listed",
 }
 # What importance weights need.
 WEIGHING = frozenset({"density", "proposal", "contexts"})
+
+
+def target_needs(*scores: str) -> frozenset[str]:
+    """What the target's own numbers need, beside `score/NAME` of these."""
+    return WEIGHING | {"target", "potential", "log_z", *scores}
 
 
 @dataclass(frozen=True)
@@ -65,14 +71,14 @@ class Scope:
         confidence: of the interval.
         beta: units of the reward per nat.
         width: tokens that a completion has at most.
-        rewards: between which a reward is taken to lie.
+        ranges: between which each score is taken to lie, by its name.
         ess_floor: effective sample size below which weights are not trusted.
     """
 
     confidence: float
     beta: float
     width: int
-    rewards: tuple[float, float]
+    ranges: Mapping[str, tuple[float, float]]
     ess_floor: float
 
 
@@ -200,6 +206,7 @@ class MetricSpec:
         bounded: whether it is the mean of a variable between two bounds.
         optional: whether it is left out, not unavailable, where the samples lack its score.
         smaller: whether smaller is better, where a run keeps its best policy by it.
+        of_target: whether it is the target's own, whatever is measured against it.
         geometric: whether it is the exponential of a mean, of which contexts are averaged.
         column: its heading in a run's lines and in a sweep's table; None for none.
         update: the entry of an update's record that stands for it between evaluations.
@@ -222,6 +229,7 @@ class MetricSpec:
     bounded: bool = False
     optional: bool = False
     smaller: bool = False
+    of_target: bool = False
     geometric: bool = False
     column: str | None = None
     update: str | None = None
@@ -265,9 +273,9 @@ def unit_interval(found: Estimate, scope: Scope) -> Measurement:
     return bounded_interval(found, scope.confidence, 0.0, 1.0)
 
 
-def reward_interval(found: Estimate, scope: Scope) -> Measurement:
-    """Of a mean reward."""
-    return bounded_interval(found, scope.confidence, *scope.rewards)
+def score_interval(name: str) -> Callable[[Estimate, Scope], Measurement]:
+    """Of the mean of a score."""
+    return lambda found, scope: bounded_interval(found, scope.confidence, *scope.ranges[name])
 
 
 def tokens_interval(low: float) -> Callable[[Estimate, Scope], Measurement]:

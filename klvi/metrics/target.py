@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -15,6 +15,7 @@ from klvi.metrics.importance import LogProbabilities, Mixture
 from klvi.metrics.intervals import Estimate
 from klvi.metrics.jackknife import GROUPS, averaged, debiased, kept
 from klvi.metrics.measurement import Measurement, Metric, Unavailable
+from klvi.metrics.path import reach
 from klvi.metrics.sampling import Sampling
 from klvi.samples import Draw, Samples
 
@@ -34,12 +35,14 @@ class Weighing:
         mixtures: the same, weighted.
         weights: the share of each context.
         titles: how to name each context.
+        tilt: that of the mixtures.
     """
 
     pairs: Sequence[Pair]
     mixtures: Sequence[Mixture]
     weights: Sequence[float]
     titles: Sequence[str]
+    tilt: float = 0.0
 
     @staticmethod
     def of(
@@ -94,10 +97,17 @@ class Weighing:
             return Unavailable(f"none of {n} samples{place} has a positive target probability")
         if sizes[worst] >= floor:
             return None
+        prior = self.pairs[worst][1]
+        why = "" if prior is None else f"; {reach(prior.target - prior.prior, floor)}"
         return Unavailable(
             f"effective sample size {sizes[worst]:.1f} of {n} samples{place} "
-            f"is below the floor of {floor:g}"
+            f"is below the floor of {floor:g}{why}"
         )
+
+    def tilted(self, tilt: float) -> Weighing:
+        """The same for another `tilt`."""
+        mixtures = [replace(mix, tilt=tilt) for mix in self.mixtures]
+        return replace(self, mixtures=mixtures, tilt=tilt)
 
     def estimate(self, estimator: Callable[[Mixture], Estimate], share: float) -> Estimate:
         """The mean over contexts, which are a `share` of all there are."""
@@ -110,7 +120,8 @@ class Weighing:
     @cached_property
     def _without(self) -> list[list[Mixture]]:
         """Of each context the mixtures without each group; none where a context has few units."""
-        return [_mixtures_without(pair) for pair in self.pairs]
+        groups = [_mixtures_without(pair) for pair in self.pairs]
+        return [[replace(mix, tilt=self.tilt) for mix in group] for group in groups]
 
 
 def _by_prompt(
@@ -124,7 +135,8 @@ def _by_prompt(
     drawn = samples.log_density
     gap = torch.zeros_like(own) if drawn is None else drawn.cpu().double() - own
     units = Sampling.of(samples).units
-    whole = LogProbabilities(log_policy, log_prior, target, gap, units)
+    scores = {name: values.cpu() for name, values in samples.scores.items()}
+    whole = LogProbabilities(log_policy, log_prior, target, gap, units, scores)
     return {prompt: whole.select(torch.tensor(chosen)) for prompt, chosen in rows.items()}
 
 

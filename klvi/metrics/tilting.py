@@ -16,6 +16,9 @@ from torch import Tensor
 # Of the logarithm of s times the range of the scores; beyond, float64 tells no difference.
 NARROWEST, WIDEST = math.log(1e-12), math.log(1e12)
 
+# Nats below which a KL is none.
+SMALLEST_KL = 1e-12
+
 
 @dataclass(frozen=True)
 class Tilted:
@@ -109,6 +112,23 @@ def tilt_for_kl(score: Tensor, log_weight: Tensor, context: Tensor, kl: float) -
 
     root = brentq(excess, NARROWEST, WIDEST, xtol=1e-12, rtol=1e-12)
     return tilted(score, log_weight, context, math.exp(root) / unit)
+
+
+def tilt_within_kl(score: Tensor, log_weight: Tensor, context: Tensor, kl: float) -> float:
+    """The s whose p_s has the largest mean score of all distributions with KL(p‖π0) ≤ `kl`.
+
+    0 where no score differs or `kl` is none, and where `kl` reaches that of the best sequences, an
+    s so large that p_s holds only these.
+
+    Args: as `tilted`.
+    """
+    used = score.cpu().double()[log_weight.cpu() > -torch.inf]
+    unit = float(used.max() - used.min())
+    if unit == 0 or kl <= SMALLEST_KL:
+        return 0.0
+    if kl >= reachable_kl(score, log_weight, context):
+        return math.exp(WIDEST) / unit
+    return tilt_for_kl(score, log_weight, context, kl).s
 
 
 def normalised(log_weight: Tensor, place: Tensor, rows: int) -> tuple[Tensor, Tensor]:

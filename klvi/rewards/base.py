@@ -38,6 +38,14 @@ class Reward(Protocol):
         ...
 
 
+def of_rollout(reward: Reward) -> bool:
+    """Whether it scores a completion by the others of its rollout, and so has no value of its own.
+
+    Such a reward says so by an attribute `of_rollout`.
+    """
+    return bool(getattr(reward, "of_rollout", False))
+
+
 def check_columns(reward: Reward, contexts: Sequence[Context]) -> None:
     """Tell a reward what it will score completions of, `contexts`, before the first of them.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from klvi.contexts import Context
 from klvi.errors import UserError
-from klvi.rewards.base import REPORTED, SCORE_NAME, Reward, check_columns
+from klvi.rewards.base import REPORTED, SCORE_NAME, Reward, check_columns, of_rollout
 from klvi.rewards.python import as_reward
 from klvi.rewards.scoring import evaluate
 
@@ -44,6 +44,11 @@ class WeightedSum:
                 )
         terms = {label: Term(w, as_reward(reward)) for label, (w, reward) in self.terms.items()}
         object.__setattr__(self, "terms", terms)
+
+    @property
+    def of_rollout(self) -> bool:
+        """Whether a term is."""
+        return any(of_rollout(reward) for _, reward in self.terms.values())
 
     def check_columns(self, contexts: Sequence[Context]) -> None:
         """Raises UserError where a term takes what no column of `contexts` provides."""

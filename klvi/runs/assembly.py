@@ -129,8 +129,10 @@ def assemble_evaluator(config: ProblemConfig, *, adapted: bool) -> RunEvaluator:
     use_device(device)
     allow_tf32(device)
     reward = build_reward(config.reward, device)
+    gold = None if config.gold is None else build_reward(config.gold, device)
     loaded = load_contexts(config.prompts)
-    check_columns(reward, loaded)
+    for scorer in filter(None, (reward, gold)):
+        check_columns(scorer, loaded)
     config = with_groups(config, len(loaded))
     if isinstance(config.model, EnumerableModelConfig):
         check_letters(loaded, config.model.letters)
@@ -153,7 +155,7 @@ def assemble_evaluator(config: ProblemConfig, *, adapted: bool) -> RunEvaluator:
     target = build_target(config.target, reward, config.beta, device, prior)
     for scorer in target.scorers.values():
         check_columns(scorer, loaded)
-    evaluator = run_evaluator(config, policy, target, contexts, notes_on(policy, loaded))
+    evaluator = run_evaluator(config, policy, target, contexts, notes_on(policy, loaded), gold)
     if evaluator.enumeration is not None and not isinstance(config, SampleConfig):
         evaluator.enumeration.check_size()
     return evaluator

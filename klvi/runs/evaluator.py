@@ -12,6 +12,7 @@ from klvi.policy.policy import Policy
 from klvi.policy.schema import EnumerableModelConfig
 from klvi.processes import current
 from klvi.prompts.stream import PromptStream
+from klvi.rewards.base import Reward
 from klvi.runs.schema import OfRunConfig, ProblemConfig
 from klvi.samplers.ancestral import Ancestral
 from klvi.samplers.build import build_sampler
@@ -31,6 +32,7 @@ def run_evaluator(
     target: Target,
     contexts: PromptStream,
     notes: list[str],
+    gold: Reward | None = None,
 ) -> RunEvaluator:
     """The evaluator that a configuration describes; `notes` are shown before the run."""
     settings, rows = getattr(config, "evaluation", EvaluationSection()), contexts.contexts
@@ -56,6 +58,8 @@ def run_evaluator(
             contexts=rows,
             plan=plan,
             batch_size=engine.batch_size,
+            gold=gold,
+            pass_k=settings.pass_k,
         )
     return RunEvaluator(
         policy=policy,
@@ -63,7 +67,9 @@ def run_evaluator(
         contexts=contexts,
         ancestral=ancestral,
         sampler=sampler,
+        gold=gold,
         plan=plan,
+        pass_k=settings.pass_k,
         ess_floor=settings.ess_floor,
         confidence=settings.confidence,
         seed=settings.seed,

@@ -27,6 +27,8 @@ class ProblemConfig(Section):
     target: TargetSection
     prompts: PromptsSection
     engine: EngineSection
+    gold: RewardSection | None = None
+    """a second reward, measured at every evaluation and never trained on; null for none"""
     lora: LoraSection = LoraSection()
     max_new_tokens: Size = 48
     """longest completion: with the end of sequence, the support of every distribution"""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from klvi.errors import UserError
 from klvi.metrics.measurement import Metric
-from klvi.rewards.base import Reward
+from klvi.rewards.base import Reward, of_rollout
 from klvi.samples import Samples
 from klvi.schema import plain
 
@@ -62,6 +62,12 @@ class Target(Protocol):
     @property
     def no_potential(self) -> str | None:
         """Why nothing can be said of P, where it has no potential that samples tell; else None."""
+        for reward in self.scorers.values():
+            if of_rollout(reward):
+                return (
+                    f"reward {reward.name} scores each completion by the others of its rollout: "
+                    "what is aimed at moves with the policy"
+                )
         return None
 
     def samples_to_fit(self, update: int, updates: int = 1) -> int:

@@ -80,7 +80,9 @@ def test_a_sampler_with_a_density_has_the_metrics_of_a_policy(policy: Policy) ->
     assert found.metrics["eval/cost_tokens"] == Measurement(7.0, 7.0, 7.0, 1000)
     assert found.info == {"acceptance": 0.25}
     # The policy is enumerated, and it is another distribution.
-    assert set(found.exact) == {"target/entropy", "target/reward", "target/kl_prior"}
+    assert set(found.exact) == {
+        f"target/{name}" for name in ("entropy", "reward", "kl_prior", "log_chi2")
+    }
 
 
 def test_without_a_density_what_needs_one_is_unavailable(policy: Policy) -> None:

@@ -12,7 +12,17 @@ from dataclasses import dataclass
 import pytest
 import torch
 from torch import Tensor
-from toy import Problem, Toy, between, condition, graded_reward, problem, random_toy, sequences
+from toy import (
+    Problem,
+    Toy,
+    between,
+    condition,
+    graded_gold,
+    graded_reward,
+    problem,
+    random_toy,
+    sequences,
+)
 
 from klvi.metrics import text
 from klvi.metrics.evaluate import evaluate
@@ -31,12 +41,15 @@ NEEDS_Z = frozenset(
         "eval/tv_target",
         "eval/log_z",
         "eval/log_z_upper",
+        "eval/misspecified",
+        "eval/badly_approximated",
     }
 )
 INFINITE = frozenset({"eval/kl_target_reverse", "eval/log_z_lower", "eval/penalised_reward_std"})
 
 SPACE = sequences()
 PRIOR = random_toy(1)
+GOLD = graded_gold(SPACE)
 BINARY = (SPACE.tokens[:, :2] == torch.tensor([2, 1])).all(1).double()
 
 
@@ -88,7 +101,7 @@ class Case:
     def problem(self) -> Problem:
         reward = graded_reward(SPACE) if self.target == "posterior" else BINARY
         log_potential = reward / self.beta if self.target == "posterior" else BINARY.log()
-        return problem(moved(self.share, log_potential), PRIOR, reward, log_potential)
+        return problem(moved(self.share, log_potential), PRIOR, reward, log_potential, GOLD)
 
 
 CASES = [

@@ -12,7 +12,8 @@ from klvi.metrics.evaluate import evaluate
 from klvi.metrics.measurement import Measurement, Unavailable
 from klvi.samples import Draw, Samples
 
-NAMES = {
+OF_THE_TARGET = {f"target/{name}" for name in ("reward", "kl_prior", "log_chi2", "entropy")}
+NAMES = OF_THE_TARGET | {
     "eval/reward",
     "eval/kl_prior",
     "eval/kl_target_reverse",
@@ -40,7 +41,7 @@ NAMES = {
     "eval/eos",
     "eval/cost_tokens",
 }
-NEEDS_Z = {
+NEEDS_Z = OF_THE_TARGET | {
     f"eval/{name}"
     for name in ["kl_target_reverse", "kl_target_forward", "tv_target", "log_z", "log_z_upper"]
 }

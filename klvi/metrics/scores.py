@@ -1,0 +1,107 @@
+"""The metrics that a set of samples has beside the catalogue's: of its further scores, and pass@k.
+
+Samples may have any number of scores, by names that only a run knows: `reward/PART`, parts of the
+reward; `feature/NAME`; `gold` with its own parts; and what else a target asks for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from klvi.metrics import estimators, importance, passing, split
+from klvi.metrics.metric import SCORE, MetricSpec, score_interval, target_needs
+from klvi.metrics.split import GOLD
+
+REWARD = "reward"
+# What the names of metrics of further scores begin with, and the heading that these stand under.
+HEADINGS = {"eval/score/": "Reward", "eval/feature/": "Features", "eval/gold": "Gold"}
+
+
+def metric_name(score: str) -> str:
+    """The metric that a score's mean is: `eval/score/fluent` of `reward/fluent`."""
+    part = score.removeprefix(f"{REWARD}/")
+    kept = score == GOLD or score.startswith(("feature/", f"{GOLD}/"))
+    return f"eval/{score}" if kept else f"eval/score/{part}"
+
+
+def heading(metric: str) -> str | None:
+    """The heading of a further score's metric; None for any other metric."""
+    return next((group for start, group in HEADINGS.items() if metric.startswith(start)), None)
+
+
+def score_specs(scores: Iterable[str], pass_k: Sequence[int] = ()) -> Iterator[MetricSpec]:
+    """The metrics of samples with these scores, beside those of the catalogue.
+
+    Args:
+        pass_k: the numbers of samples k for which pass@k is wanted.
+    """
+    scores = list(scores)
+    yield from (_mean(score) for score in scores if score != REWARD)
+    yield from map(passing.pass_at, pass_k)
+    if GOLD in scores:
+        yield from OF_GOLD
+
+
+def _mean(score: str) -> MetricSpec:
+    name = metric_name(score)
+    return MetricSpec(
+        name=name,
+        unit="the score's",
+        group=heading(name) or "Reward",
+        meaning="mean",
+        exact=lambda listed: float(listed.policy @ listed.scores[score]),
+        estimate=lambda d: estimators.bounded_mean(d.score(score), d.sampling),
+        interval=score_interval(score),
+        needs=frozenset({f"{SCORE}{score}"}),
+        numeric=True,
+        bounded=True,
+        column="gold" if score == GOLD else None,
+    )
+
+
+BEST = target_needs(f"{SCORE}{GOLD}") | {"gold_best"}
+OF_GOLD = (
+    MetricSpec(
+        name="target/gold",
+        unit="gold's",
+        group="Gold",
+        meaning="of the target",
+        exact=lambda listed: float(listed.target @ listed.scores[GOLD]),
+        weighted=lambda mix: importance.target_score(mix, GOLD),
+        interval=score_interval(GOLD),
+        needs=target_needs(f"{SCORE}{GOLD}"),
+        of_target=True,
+    ),
+    MetricSpec(
+        name="target/gold_best",
+        unit="gold's",
+        group="Gold",
+        meaning="the most at KL(p‖π0)",
+        exact=split.exact_gold_best,
+        weighted=split.gold_best,
+        interval=split.gold_interval,
+        needs=BEST,
+        of_target=True,
+    ),
+    MetricSpec(
+        name="eval/misspecified",
+        unit="gold's",
+        group="Gold",
+        meaning="most less target's",
+        exact=split.exact_misspecified,
+        weighted=split.misspecified,
+        interval=split.misspecified_interval,
+        needs=BEST,
+        of_target=True,
+    ),
+    MetricSpec(
+        name="eval/badly_approximated",
+        unit="gold's",
+        group="Gold",
+        meaning="target's less policy's",
+        exact=split.exact_badly_approximated,
+        weighted=split.badly_approximated,
+        interval=split.gold_interval,
+        needs=target_needs(f"{SCORE}{GOLD}"),
+    ),
+)
