@@ -148,14 +148,15 @@ def build(section: Any, **given: Any) -> Any:
     """The object that a section describes.
 
     What it `builds` is called with the section's fields, nested sections built first, and with
-    those of `given` that its signature takes; a nested section's own fields stand before these.
+    those of `given` that its signature takes and the section does not have itself.
     """
     import inspect
 
     found = _found(section)
     signature = inspect.signature(found)
     settings = {key: _built(value, given) for key, value in section.settings().items()}
-    passed = {key: value for key, value in given.items() if key in signature.parameters}
+    taken = signature.parameters.keys() - settings.keys()
+    passed = {key: value for key, value in given.items() if key in taken}
     try:
         signature.bind(**settings, **passed)
     except TypeError as error:

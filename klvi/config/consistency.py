@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Set
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,6 +31,7 @@ def broken_rules(command: str, raw: Mapping[str, Any], wrong: Set[str]) -> Itera
     values = {key: _as_text(key, value) for key, value in flat(raw) if key not in wrong}
     yield from _run_folder(values)
     yield from _model(values)
+    yield from _targets(values)
     yield from _engine(values)
     yield from _float64(values)
     if command in {"train", "eval", "verify"}:
@@ -99,6 +101,17 @@ def run_folder_problem(folder: Path) -> str | None:
 
 def _model(values: Values) -> Iterator[str]:
     yield from missing_folder("model.path", values.get("model.path"))
+
+
+def _targets(values: Values) -> Iterator[str]:
+    """Of every target, those in a product included."""
+    for key in [key for key in values if re.search(r"(^|\.)target\.name$", key)]:
+        path_key = f"{key.removesuffix('name')}path"
+        path = values.get(path_key)
+        if values[key] == "model":
+            yield from missing_folder(path_key, path)
+        elif values[key] == "empirical" and path and not Path(path).expanduser().is_file():
+            yield f"{path_key}={path}: no such file"
 
 
 def _engine(values: Values) -> Iterator[str]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from klvi.contexts import Context
 from klvi.errors import UserError
 from klvi.evaluation.enumeration import ExactEvaluator
+from klvi.evaluation.held_out import held_out
 from klvi.evaluation.plan import Plan
 from klvi.metrics.catalogue import metrics_of
 from klvi.metrics.evaluate import evaluate
@@ -18,6 +19,7 @@ from klvi.metrics.frontier import frontier_violation
 from klvi.metrics.measurement import Metric, Unavailable
 from klvi.metrics.path import SHOWN, effective_at
 from klvi.metrics.split import GOLD
+from klvi.metrics.target import of_known_z
 from klvi.policy.policy import Policy
 from klvi.processes import ALONE, Processes
 from klvi.prompts.stream import PromptStream
@@ -177,6 +179,11 @@ class Evaluator:
             ess_floor=self.ess_floor,
             confidence=self.confidence,
             seed=self.seed,
+        )
+        if self.target.log_z is not None:
+            metrics = of_known_z(metrics, self.target.log_z, len(samples))
+        metrics |= held_out(
+            self.policy, self.target, self.ancestral.max_new_tokens, self.confidence
         )
         return {**metrics, **self.target.report()}, draw
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -184,3 +184,17 @@ def below_bound(log_z: Metric, bound: float) -> Unavailable | None:
         f"the samples miss part of the target: they give log Z = {log_z.value:.4g}, "
         f"but it is at least {bound:.4g}"
     )
+
+
+def of_known_z(metrics: Mapping[str, Metric], log_z: float, n: int) -> dict[str, Metric]:
+    """The metrics of n samples where log Z, nats, is known: KL(π‖p) = log Z − ELBO then.
+
+    That needs no importance weights, and stands where these are too unequal to be trusted.
+    """
+    found = {**metrics, "eval/log_z": Measurement(log_z, log_z, log_z, n)}
+    lower = metrics["eval/log_z_lower"]
+    unknown = isinstance(metrics["eval/kl_target_reverse"], Unavailable)
+    if unknown and isinstance(lower, Measurement):
+        value, low, high = (max(log_z - x, 0.0) for x in (lower.value, lower.high, lower.low))
+        found["eval/kl_target_reverse"] = Measurement(value, low, high, lower.n)
+    return found

@@ -8,7 +8,14 @@ from pydantic import Field
 
 from klvi.samplers.schema import ON_POLICY
 from klvi.schema import Choice, Need
-from klvi.targets.schema import FINITE_POTENTIAL
+from klvi.targets.schema import FINITE_POTENTIAL, POTENTIAL
+
+KNOWN = Need(
+    "target",
+    POTENTIAL,
+    "the target is known by samples alone, and this objective needs its log P; klvi eval measures "
+    "against it, or choose another target",
+)
 
 
 class ObjectiveSection(Choice):
@@ -20,6 +27,7 @@ class ObjectiveSection(Choice):
     """
 
     group_name = "objective"
+    needs: ClassVar[tuple[Need, ...]] = (KNOWN,)
     needs_groups: ClassVar[bool] = False
     proposal: ClassVar[str] = "policy"
 
@@ -28,6 +36,7 @@ class PPOSection(ObjectiveSection):
     """Proximal policy optimisation (Schulman et al. 2017, arXiv 1707.06347)."""
 
     needs: ClassVar[tuple[Need, ...]] = (
+        KNOWN,
         Need("proposal", ON_POLICY, "PPO learns from the policy as it is; use proposal=policy"),
     )
     epochs: Annotated[int, Field(ge=1)] = 4
@@ -75,6 +84,7 @@ class KLObjective(PPOSection):
 
     builds = "klvi.objectives.ppo:KL"
     needs: ClassVar[tuple[Need, ...]] = (
+        KNOWN,
         Need(
             "target",
             FINITE_POTENTIAL,

@@ -198,7 +198,8 @@ def _explained(path: str, key: str, what: str = "no causal language model") -> I
         if "trust_remote_code" in str(error):
             raise UserError(
                 f"{key}={path}: it runs code of its own, which comes with the checkpoint: set "
-                "model.trust_remote_code=true where you trust it, or take another model"
+                f"{key.partition('.path')[0]}.trust_remote_code=true where you trust it, or take "
+                "another model"
             ) from error
         where = "the folder" if Path(path).exists() else "the Hugging Face hub"
         raise UserError(

@@ -214,9 +214,14 @@ def most_tokens(model: PreTrainedModel) -> int | None:
 
 
 def load_prior(
-    config: ModelConfig | EnumerableModelConfig, device: str = "cpu", kernels: Kernels = "auto"
+    config: ModelConfig | EnumerableModelConfig,
+    device: str = "cpu",
+    kernels: Kernels = "auto",
+    key: str = "model.path",
 ) -> Prior:
     """Load the configured prior onto `device`; `kernels=none` computes as transformers and peft do.
+
+    `key` is the configuration's of its path, for messages.
 
     Raises UserError where it cannot be found, has no end-of-sequence token, or where
     `model.start_token` is not in its vocabulary.
@@ -226,7 +231,7 @@ def load_prior(
         model, tokenizer = enumerable_lm(config.letters, config.length, config.seed)
         start: str | None = None
     else:
-        model, tokenizer = _load_pretrained(config)
+        model, tokenizer = _load_pretrained(config, key)
         start = config.start_token
     plain = model.to(device).eval().requires_grad_(False)
     check_vocabulary(config.name, plain, tokenizer)
@@ -252,13 +257,16 @@ def with_kernels(plain: PreTrainedModel, kernels: Kernels = "auto") -> PreTraine
     return model
 
 
-def _load_pretrained(config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _load_pretrained(
+    config: ModelConfig, key: str
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     path = config.path or (str(tiny_path()) if config.name == "tiny" else None)
     if path is None:
         raise UserError(f"model={config.name} has no path: set model.path=HUB_ID_OR_FOLDER")
     return load_pretrained(
         path,
         dtype=config.dtype,
+        key=key,
         revision=config.revision,
         trust_remote_code=config.trust_remote_code,
     )

@@ -15,7 +15,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from klvi.contexts import Context
-from klvi.errors import UserError
+from klvi.errors import UserError, first_line
 
 # Of a prompt, so many tokens at its end tell how a completion reads after it: the bytes of a
 # character, the word that is gone on with, and special tokens, which are not read.
@@ -102,14 +102,35 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, name: str, text: str) -> lis
     """
     if not text:
         return []
-    # Whether it is too long for the model is for `check_length` to say.
-    tokens = list(tokenizer.encode(text, add_special_tokens=False, verbose=False))
+    shown = repr(text if len(text) <= MAX_QUOTE else f"{text[:MAX_QUOTE]}…")
+    try:
+        # Whether it is too long for the model is for `check_length` to say.
+        tokens = list(tokenizer.encode(text, add_special_tokens=False, verbose=False))
+    except Exception as error:  # tokenizers raise nothing more special where they miss an unknown
+        raise UserError(
+            f"prompt {shown}: model {name} has no tokens for a part of it ({first_line(error)})"
+        ) from error
     whole = tokenizer.decode(tokens, clean_up_tokenization_spaces=False) == text
     lost = "" if whole else _lost(tokenizer, text, tokens)
     if lost:
-        shown = repr(text if len(text) <= MAX_QUOTE else f"{text[:MAX_QUOTE]}…")
         raise UserError(f"prompt {shown}: model {name} has no tokens for {lost!r}")
     return tokens
+
+
+def encode_after(
+    tokenizer: PreTrainedTokenizerBase, name: str, before: str, text: str
+) -> list[int]:
+    """The tokens of a text as it goes on from the tokens of `before`; raises as `encode_text`.
+
+    Where the tokenizer would join its beginning with the end of `before`, those it has alone.
+    """
+    alone = encode_text(tokenizer, name, text)
+    try:
+        head, whole = (encode_text(tokenizer, name, part) for part in (before, before + text))
+    except UserError:  # of what they are together, or of `before`, which is no text of the user's
+        return alone
+    follows = len(head) < len(whole) and whole[: len(head)] == head
+    return whole[len(head) :] if head and follows else alone
 
 
 def _lost(tokenizer: PreTrainedTokenizerBase, text: str, tokens: Sequence[int]) -> str:

@@ -134,7 +134,7 @@ def _read(config: FilePrompts, text: str, chosen: str, *, sure: bool) -> list[Re
 
 
 def _lines(config: FilePrompts, text: str) -> list[Record]:
-    if config.field != FilePrompts.model_fields["field"].default:
+    if config.field != type(config).model_fields["field"].default:
         raise UserError(
             f"prompts.field={config.field}: {config.path} is read as plain text, without fields; "
             "leave it out, or set prompts.format"

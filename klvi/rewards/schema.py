@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from klvi.schema import Choice, Code, Remedy, RemoteCode, Section, Size, Source, Text
+from klvi.schema import Choice, Code, Remedy, RemoteCode, Section, Size, Source, Text, section_of
+
+SEVERAL_SCORES = "several named scores"
 
 
 class RewardSection(Choice):
@@ -92,6 +95,7 @@ class PythonReward(RewardSection):
     """A function of the user's, `FILE.py:NAME`: of texts, prompts and columns by their names."""
 
     builds = "klvi.rewards.python:PythonFunction.load"
+    provides: ClassVar[frozenset[str]] = frozenset({SEVERAL_SCORES})
     name: Literal["python"]
     function: Annotated[Code, Remedy("{key}=FILE.py:NAME")]
     """score(texts, prompts) -> list[float]"""
@@ -113,3 +117,17 @@ class SumReward(RewardSection):
     name: Literal["sum"]
     terms: dict[str, WeightedReward]
     """label: {weight: 1, reward: {name: ...}}"""
+
+    @classmethod
+    def capabilities(cls, values: Mapping[str, Any]) -> frozenset[str]:
+        """Several scores where there are several terms, or a term's reward gives several."""
+        terms = values.get("terms")
+        terms = terms if isinstance(terms, Mapping) else {}
+        rewards = [term.get("reward") for term in terms.values() if isinstance(term, Mapping)]
+        sections = [(section_of(RewardSection, raw), raw) for raw in rewards]
+        several = len(terms) > 1 or any(
+            SEVERAL_SCORES in section.capabilities(raw)
+            for section, raw in sections
+            if section is not None and issubclass(section, Choice) and isinstance(raw, Mapping)
+        )
+        return frozenset({SEVERAL_SCORES} if several else ())

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
+from klvi.contexts import Context
 from klvi.errors import UserError
 from klvi.metrics.measurement import Metric
 from klvi.rewards.base import Reward, of_rollout
@@ -69,6 +70,16 @@ class Target(Protocol):
                     "what is aimed at moves with the policy"
                 )
         return None
+
+    @property
+    def log_z(self) -> float | None:
+        """log Z, nats, of every context, where the target is normalised by itself; else None."""
+        return None
+
+    @property
+    def held_out_texts(self) -> Sequence[tuple[Context, str]]:
+        """Completions of contexts on whose probability a policy is measured as well."""
+        return ()
 
     def samples_to_fit(self, update: int, updates: int = 1) -> int:
         """From how many samples it is fitted before `update` of `updates`; 0 for not at all.
