@@ -189,8 +189,7 @@ def _place(section: Any) -> str:
 
 def _built(value: Any, given: Mapping[str, Any]) -> Any:
     if hasattr(value, "builds"):
-        own = value.settings()
-        return build(value, **{key: below for key, below in given.items() if key not in own})
+        return build(value, **given)
     if isinstance(value, dict):
         return {key: _built(below, given) for key, below in value.items()}
     return value

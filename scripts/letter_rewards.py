@@ -71,6 +71,13 @@ def chaos_c(texts: Sequence[str], prompts: Sequence[str]) -> list[float]:
     return _hashes("c", texts)
 
 
+def panel(texts: Sequence[str], prompts: Sequence[str]) -> dict[str, list[float]]:
+    """Three members that disagree, and their mean."""
+    members = {each.__name__: each(texts, prompts) for each in (distinct, alternation, chaos)}
+    mean = [sum(scores) / len(scores) for scores in zip(*members.values(), strict=True)]
+    return {"reward": mean, **members}
+
+
 def _hashes(salt: str, texts: Sequence[str]) -> list[float]:
     words = (salt + " ".join(text.split()) for text in texts)
     digests = (hashlib.sha256(word.encode()).digest() for word in words)

@@ -25,6 +25,10 @@ from typing import Any
 
 REWARDS = "scripts/letter_rewards.py"
 ASKED = 0.003
+# Another enumerable prior, beside the runs.
+TEACHER = "TEACHER"
+KLVI = str(Path(sys.executable).parent / "klvi")
+FITTED = ("eval/feature/", "target/lambda", "target/beta")
 DIVERGENCE = {"gdc": "eval/kl_target_forward", "kl": "eval/kl_target_reverse"}
 
 
@@ -44,9 +48,48 @@ def python(name: str) -> tuple[str, str]:
     return "reward=python", f"reward.function={REWARDS}:{name}"
 
 
+def feature(name: str, reward: str, mean: float) -> str:
+    return f"target.features.{name}={{reward: {reward}, mean: {mean}}}"
+
+
+CONTAINS_C = "{name: contains, text: c}"
+HAS_C = ("reward=contains", "reward.text=c")
+# From 0.13 under the prior.
+SOME_C = feature("c", CONTAINS_C, 0.5)
+# From 0.045: far, as a text with that share of b is rare.
+MANY_B = feature("b", f"{{name: python, function: '{REWARDS}:share_of_b'}}", 0.5)
+
 CASES = {
     "posterior": Case(("target=posterior",)),
-    "constraint": Case(("target=constraint", "reward=contains", "reward.text=c"), kl=None),
+    "posterior_KL_found": Case(("target=posterior", "target.kl_prior=2")),
+    "constraint": Case(("target=constraint", *HAS_C), kl=None),
+    "moments_one": Case(("target=moments", SOME_C)),
+    "moments_two": Case(("target=moments", SOME_C, MANY_B)),
+    "moments_hybrid": Case(("target=moments", MANY_B, "target.constraint=true", *HAS_C), kl=None),
+    "ensemble": Case(("target=ensemble", *python("panel"))),
+    "ensemble_worst_case": Case(("target=ensemble", "target.spread=min", *python("panel"))),
+    "preference": Case(("target=preference", *python("panel"))),
+    "anchored": Case(("target=anchored", "target.threshold=0.7"), gdc=0.03, kl=0.15),
+    "anchored_few": Case(("target=anchored", "target.threshold=0.82")),
+    "power": Case(("target=power", "target.alpha=2")),
+    "model": Case(("target=model", f"target.path={TEACHER}")),
+    "continuation": Case(("target=continuation", "target.text=' e e'"), kl=None),
+    "forward_kl": Case(("target=forward_kl", "target.reward_max=1")),
+    "product": Case(
+        (
+            "target=product",
+            "~target.terms.polite",
+            "+target.terms.sharp={target: {name: power, alpha: 1.5}}",
+        )
+    ),
+    "product_with_a_constraint": Case(
+        (
+            "target=product",
+            "~target.terms.polite",
+            f"+target.terms.has={{target: {{name: constraint}}, reward: {CONTAINS_C}}}",
+        ),
+        kl=None,
+    ),
 }
 
 
@@ -63,11 +106,11 @@ class Job:
 
     def command(self, out: Path) -> list[str]:
         return [
-            str(Path(sys.executable).parent / "klvi"),
+            KLVI,
             "train",
             "experiment=enumerable",
             f"objective={self.objective}",
-            *CASES[self.case].options,
+            *(option.replace(TEACHER, str(out / "teacher")) for option in CASES[self.case].options),
             f"seed={self.seed}",
             "threads=1",
             f"hydra.run.dir={self.folder(out)}",
@@ -106,6 +149,17 @@ def main() -> None:
     if arguments.dry_run:
         print("\n".join(shlex.join(job.command(arguments.out)) for job in jobs))
         return
+    if not (arguments.out / "teacher").exists():
+        subprocess.run(
+            [
+                KLVI,
+                "export",
+                "model=enumerable",
+                "model.seed=7",
+                f"out={arguments.out / 'teacher'}",
+            ],
+            check=True,
+        )
     with ThreadPoolExecutor(arguments.jobs) as pool:
         list(pool.map(lambda job: job.run(arguments.out), jobs))
     print(table(cases, arguments.seeds, arguments.out))
@@ -147,7 +201,7 @@ def fits(cases: list[str], seeds: int, out: Path) -> Iterator[str]:
     for job in jobs_of(cases, seeds):
         summary = job.summary(out) or {"metrics": {}, "exact": {}}
         for name, metric in summary["metrics"].items():
-            if name.startswith("eval/feature/") or metric.get("fitted"):
+            if name.startswith(FITTED):
                 exact = summary["exact"].get(name)
                 shown = "" if exact is None else f", exact {exact:.4f}"
                 yield f"{job.case} {job.objective} {job.seed} {name}: {metric['value']}{shown}"

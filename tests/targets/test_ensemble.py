@@ -123,7 +123,7 @@ def test_a_preferences_evidence_is_the_mean_of_the_members(contexts: Any, policy
 
 @pytest.mark.parametrize("target", [Ensemble(LetterReward()), Preference(LetterReward())])
 @pytest.mark.parametrize(
-    "scores", [("reward",), ("reward", "reward/one"), ("reward", "reward/a/b")]
+    "others", [("reward",), ("reward", "reward/one"), ("reward", "reward/a/b")]
 )
 def test_an_ensemble_of_one_is_refused(target: Any, others: tuple[str, ...]) -> None:
     samples = made_samples([1, 2])
