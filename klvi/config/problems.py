@@ -224,7 +224,8 @@ class Combination:
             wrong_keys += refused
             cfg = self._compose(good)
         # Of what is not trusted nothing is looked into.
-        return problems + wrong_keys + (self._wrong_values(cfg) if cfg else [])
+        values = [*_given_twice(good, cfg), *self._wrong_values(cfg)] if cfg else []
+        return problems + wrong_keys + values
 
     def _wrong_values(self, cfg: DictConfig) -> list[str]:
         run = cfg.get("run") if self.command in (*OF_A_RUN, "resume") else None
@@ -296,6 +297,17 @@ class Combination:
     def _exists(self, group: str, choice: str) -> bool:
         folder, _, name = f"{group}/{choice}".rpartition("/")
         return name in self.hydra.choices(folder)
+
+
+def _given_twice(overrides: Sequence[Override], cfg: DictConfig) -> Iterator[str]:
+    """A beta on the command line beside a KL that it is to be found from."""
+    kl = OmegaConf.select(cfg, "target.kl_prior")
+    for override in overrides:
+        if override.key_or_group == "beta" and kl is not None:
+            yield (
+                f"{override.input_line} with target.kl_prior={spelled(kl)}: beta is found from "
+                "kl_prior; leave one of them out"
+            )
 
 
 def _sorted_out(

@@ -12,9 +12,10 @@ from klvi.rewards.base import Reward
 from klvi.rewards.python import as_reward
 from klvi.samples import Samples
 from klvi.schema import check_fields
-from klvi.targets.base import Target, checked_beta, resolved
+from klvi.targets.base import checked_beta, resolved
 from klvi.targets.members import member_scores
 from klvi.targets.schema import EnsembleTarget
+from klvi.targets.temperature import SolvedBeta
 
 # `(N,)` how far the members `(N, M)` are apart.
 SPREADS: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -25,7 +26,7 @@ SPREADS: Mapping[str, Callable[[Tensor], Tensor]] = {
 
 
 @dataclass(frozen=True)
-class Ensemble(Target):
+class Ensemble(SolvedBeta):
     """p ∝ π0·exp((mean_m r_m − c·spread_m r_m)/β), c the pessimism: doubt counts against a text.
 
     The members r_m are the reward's separate scores (`reward/NAME`), unweighted. With the variance

@@ -40,7 +40,7 @@ class MomentsFit:
 
     Attributes:
         multipliers: λ of each feature, nats per unit of it, with its 95% interval.
-        effective: effective samples behind them, of the context with the fewest.
+        effective: effective samples behind them.
         prior_effective: those of the first fit, whose samples were the prior's.
     """
 
@@ -63,7 +63,7 @@ class Moments(Target):
     Attributes:
         reward: r, reported and, with `constraint`, conditioned on.
         features: by name; the name's score is `feature/NAME`.
-        samples: of a fit.
+        fit_samples: of a fit.
         fit: None until it is fitted.
     """
 
@@ -73,7 +73,7 @@ class Moments(Target):
     beta: float = 0.1
     constraint: bool = False
     threshold: float = 0.5
-    samples: int = 8192
+    fit_samples: int = 4096
     refit_every: int | None = 10
     ess_floor: float = 1000.0
     fit: MomentsFit | None = None
@@ -112,9 +112,9 @@ class Moments(Target):
     def samples_to_fit(self, update: int, updates: int = 1) -> int:
         """To the prior's before update 0; later only where these carry too few effective ones."""
         if update == 0:
-            return self.samples
+            return self.fit_samples
         few = self.fit is not None and self.fit.prior_effective < self.ess_floor
-        return self.samples if few and due(update, updates, self.refit_every) else 0
+        return self.fit_samples if few and due(update, updates, self.refit_every) else 0
 
     def fitted(self, samples: Samples) -> Moments:
         """With λ of weighted samples, by a convex solve.
@@ -129,7 +129,7 @@ class Moments(Target):
             none = f"none of {len(samples)} samples" + (" of a prompt" if len(rows) > 1 else "")
             raise UserError(
                 f"target.constraint: {none} has a reward of at least target.threshold="
-                f"{self.threshold:g}; lower it, raise target.samples, or choose another reward"
+                f"{self.threshold:g}; lower it, raise target.fit_samples, or choose another reward"
             )
         weight = torch.where(allowed, weight, -torch.inf)
         names = list(self.features)

@@ -34,7 +34,7 @@ class Multipliers:
     Attributes:
         value: `(K,)` λ, nats per unit of each feature.
         error: `(K,)` standard errors.
-        effective: the smallest effective sample size of a context, weighed towards p.
+        effective: effective sample size of all contexts together, weighed towards p.
     """
 
     value: Array
@@ -74,8 +74,8 @@ class Features:
         return cls(
             names,
             distinct[:, 1:],
-            np.bincount(group, weight[kept]),
-            np.bincount(group, weight[kept] ** 2),
+            np.bincount(group, weight[kept]).astype(np.float64),
+            np.bincount(group, weight[kept] ** 2).astype(np.float64),
             distinct[:, 0].astype(np.int64),
             len(values),
         )
@@ -156,7 +156,7 @@ def _minimised(standard: Features, wanted: Array) -> Array:
     if not missed <= SOLVED:
         raise UserError(
             f"target.features: no λ was found ({found.message}): the means lie too near to the "
-            "edge of what these samples can have; move them inwards, or raise target.samples"
+            "edge of what these samples can have; move them inwards, or raise target.fit_samples"
         )
     return value
 
@@ -176,8 +176,7 @@ def _errors(standard: Features, probability: Array) -> Array:
 
 
 def _effective(standard: Features, probability: Array) -> float:
-    squares = np.bincount(standard.place, _squares(standard, probability))
-    return float((1 / squares).min())
+    return float(standard.contexts**2 / _squares(standard, probability).sum())
 
 
 def _check_variation(features: Features) -> None:
@@ -191,7 +190,7 @@ def _check_variation(features: Features) -> None:
         raise UserError(
             f"target.features.{name}: is {always} in all {features.count} samples: anything else "
             f"has a base rate below {base_rate_bound(features.count):.2g} (95% bound); raise "
-            "target.samples, or choose a feature that varies"
+            "target.fit_samples, or choose a feature that varies"
         )
 
 
@@ -246,7 +245,7 @@ def _check_hull(
         f"target.features: no distribution has the means {given}: {left} {sign} {right:.6g} "
         f"{where} {features.count} samples, and they need {factor * needed:.6g}"
         + (", which only a constraint has" if edge else "")
-        + "; choose means within, or raise target.samples"
+        + "; choose means within, or raise target.fit_samples"
     )
 
 

@@ -12,12 +12,15 @@ from torch import Tensor
 from klvi.rewards.base import Reward
 from klvi.rewards.python import as_reward
 from klvi.samples import Samples
-from klvi.targets.base import Target, checked_beta, resolved
+from klvi.schema import check_fields
+from klvi.targets.base import checked_beta, resolved
 from klvi.targets.members import member_scores
+from klvi.targets.schema import PreferenceTarget
+from klvi.targets.temperature import SolvedBeta
 
 
 @dataclass(frozen=True)
-class Preference(Target):
+class Preference(SolvedBeta):
     """p ∝ π0·mean_m exp(r_m/β): the likelihood is averaged over the scores, not the score.
 
     The evidence for x of a preference that is any of the members r_m, each as likely. Z is the mean
@@ -32,6 +35,7 @@ class Preference(Target):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "beta", checked_beta(self.beta))
+        check_fields(PreferenceTarget, self)
         object.__setattr__(self, "reward", as_reward(self.reward))
 
     @property

@@ -25,6 +25,8 @@ from klvi.schema import (
 
 POTENTIAL = "a potential"
 FINITE_POTENTIAL = "a finite potential"
+# That `Size` allows.
+MOST_SAMPLES = 10**6
 LABEL = re.compile(r"[\w.-]+")
 
 
@@ -39,8 +41,17 @@ class TargetSection(Choice):
         return cls.provides | {POTENTIAL}
 
 
-class PosteriorTarget(TargetSection):
-    """p ∝ π0·exp(r/β), with the top-level `beta`."""
+class SolvedBetaSection(TargetSection):
+    """Keys of a target whose potential depends on `beta`, which may be found instead of given."""
+
+    kl_prior: Annotated[float, Field(gt=0)] | None = None
+    """nats that the target is to be from the prior: finds beta, in place of the given one"""
+    fit_samples: Annotated[Size, Field(ge=2)] = 4096
+    """of the prior, from which beta is found"""
+
+
+class PosteriorTarget(SolvedBetaSection):
+    """p ∝ π0·exp(r/β), with the top-level `beta` or that of `kl_prior`."""
 
     builds = "klvi.targets.posterior:Posterior"
     provides: ClassVar[frozenset[str]] = frozenset({FINITE_POTENTIAL})
@@ -76,7 +87,7 @@ class MomentsTarget(TargetSection):
     """whether the reward has to be at least threshold as well"""
     threshold: float = 0.5
     """the least reward that meets the constraint"""
-    samples: Annotated[Size, Field(ge=2)] = 8192
+    fit_samples: Annotated[Size, Field(ge=2)] = 4096
     """to which λ is fitted"""
     refit_every: Annotated[int, Field(ge=1)] | None = 10
     """updates between fits to the policy's samples, up to two thirds of the run; null: none"""
@@ -86,8 +97,22 @@ class MomentsTarget(TargetSection):
     @classmethod
     def capabilities(cls, values: Mapping[str, Any]) -> frozenset[str]:
         """Without a hard constraint the potential is finite."""
-        finite = frozenset({FINITE_POTENTIAL}) if values.get("constraint") is not True else frozenset()
+        finite = (
+            frozenset({FINITE_POTENTIAL}) if values.get("constraint") is not True else frozenset()
+        )
         return finite | {POTENTIAL}
+
+
+class ForwardKLTarget(SolvedBetaSection):
+    """p = β·π0/(Λ − r), the optimum of E[r] − β·KL(π0‖π); Λ is fitted, per prompt."""
+
+    builds = "klvi.targets.forward_kl:ForwardKL"
+    provides: ClassVar[frozenset[str]] = frozenset({FINITE_POTENTIAL})
+    name: Literal["forward_kl"]
+    reward_max: Annotated[float, Remedy("the largest reward there can be: {key}=1")]
+    """no reward is larger: Λ lies above it"""
+    refit_every: Annotated[int, Field(ge=1)] | None = 10
+    """updates between fits to the policy's samples, up to two thirds of the run; null: none"""
 
 
 ENSEMBLE_OF_ONE = Need(
@@ -98,7 +123,7 @@ ENSEMBLE_OF_ONE = Need(
 )
 
 
-class EnsembleTarget(TargetSection):
+class EnsembleTarget(SolvedBetaSection):
     """p ∝ π0·exp((mean_m r_m − pessimism·spread_m r_m)/β) of the reward's separate scores r_m."""
 
     builds = "klvi.targets.ensemble:Ensemble"
@@ -111,7 +136,7 @@ class EnsembleTarget(TargetSection):
     """the disagreement; min: mean − min, the worst case at pessimism 1"""
 
 
-class PreferenceTarget(TargetSection):
+class PreferenceTarget(SolvedBetaSection):
     """p ∝ π0·mean_m exp(r_m/β) of the reward's separate scores r_m: the likelihood is averaged."""
 
     builds = "klvi.targets.preference:Preference"

@@ -48,7 +48,7 @@ def test_every_command_has_its_help(command: str, klvi: Klvi) -> None:
 def test_the_help_of_train_tells_groups_choices_and_keys(klvi: Klvi) -> None:
     text = klvi("train", "--help").stdout
     assert "\n  objective               gdc, kl, rl  [kl]\n" in text
-    assert "\n  experiment              enumerable, nonoffensive, paris  [null]\n" in text
+    assert "\n  experiment              enumerable, nonoffensive, paris, women  [null]\n" in text
     assert "p ∝ prior·exp(reward/beta)  [0.1]\n" in text
 
 

@@ -179,6 +179,50 @@ def test_what_is_right_has_no_problem(arguments: tuple[str, ...], problems: Prob
     assert problems("train", *arguments) == []
 
 
+FEATURE = "target.features.b={reward: {name: contains, text: b}, mean: 0.9}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lines"),
+    [
+        (("target=moments",), ["target.features: has no feature; add one, as in "]),
+        (("target=moments", FEATURE), []),
+        (("target=moments", FEATURE, "target.features.b.mean=0.2", "objective=kl"), []),
+        (
+            ("target=moments", FEATURE, "target.constraint=true", "objective=kl"),
+            ["objective=kl with target=moments: reverse KL to a hard constraint is infinite"],
+        ),
+        (("target=moments", FEATURE, "target.constraint=true", "objective=gdc"), []),
+        (
+            ("target=moments", FEATURE.replace("0.9", "half")),
+            ["target.features.b.mean=half: must be a number"],
+        ),
+        (
+            ("target=moments", FEATURE.replace("contains", "holds")),
+            ["target.features.b.reward.name=holds: must be one of "],
+        ),
+        (("target=forward_kl",), ["target.reward_max: is missing; give the largest reward"]),
+        (("target=forward_kl", "target.reward_max=1", "target.kl_prior=2"), []),
+        (("target.kl_prior=2",), []),
+        (("target.kl_prior=0",), ["target.kl_prior=0: must be a number, greater than 0"]),
+        (
+            ("target.kl_prior=2", "beta=0.3"),
+            ["beta=0.3 with target.kl_prior=2: beta is found from kl_prior; leave one of them out"],
+        ),
+        (
+            ("target.features.b.mean=1",),
+            ["target.features.b.mean: not a key of target=posterior, but of target=moments"],
+        ),
+    ],
+)
+def test_targets_with_something_to_fit(
+    arguments: tuple[str, ...], lines: list[str], problems: Problems
+) -> None:
+    found = problems("train", *arguments)
+    assert len(found) == len(lines)
+    assert all(line.startswith(said) for line, said in zip(found, lines, strict=True))
+
+
 def test_the_device_of_a_reward(problems: Problems) -> None:
     chosen = ("train", "reward=classifier", "reward.path=some/one")
     assert problems(*chosen, "reward.device=cuda:1", "reward.dtype=bfloat16") == []

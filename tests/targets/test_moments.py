@@ -108,22 +108,26 @@ def test_contexts_share_the_multipliers_and_their_means_are_averaged() -> None:
     means = log_target.softmax(1) @ GRADED
     assert abs(float(means[0] - means[1])) > 0.05
     assert float(means.mean()) == pytest.approx(1.2, abs=1e-6)
+    weights = log_target.softmax(1).flatten() / 2
+    assert found.fit is not None
+    assert found.fit.effective == pytest.approx(1 / float(weights.square().sum()))
 
 
-def test_samples_of_any_proposal_give_it_and_its_interval_covers() -> None:
+@pytest.mark.parametrize("log_proposal", [None, random_prior(seed=9)], ids=["prior", "other"])
+def test_samples_of_any_proposal_give_it_and_its_interval_covers(
+    log_proposal: Tensor | None,
+) -> None:
     """Of 200 fits 95% cover; fewer than 180 have a probability of 0.3%."""
     exact = target(b=0.5, g=1.0).fitted(listed(PRIOR, scores(b=BINARY, g=GRADED)))
-    proposal = random_prior(seed=9)
-    for log_proposal in (None, proposal):
-        covered = np.zeros(2)
-        for seed in range(200):
-            samples = drawn(PRIOR, scores(b=BINARY, g=GRADED), 600, seed, log_proposal)
-            found = target(b=0.5, g=1.0).fitted(samples)
-            for place, name in enumerate("bg"):
-                interval = multiplier(found, name)
-                covered[place] += interval.low < multiplier(exact, name).value < interval.high
-        assert (covered >= 180).all()
-        assert (covered < 200).any()
+    covered = np.zeros(2)
+    for seed in range(200):
+        samples = drawn(PRIOR, scores(b=BINARY, g=GRADED), 600, seed, log_proposal)
+        found = target(b=0.5, g=1.0).fitted(samples)
+        for place, name in enumerate("bg"):
+            interval = multiplier(found, name)
+            covered[place] += interval.low < multiplier(exact, name).value < interval.high
+    assert (covered >= 180).all()
+    assert (covered < 200).any()
 
 
 @pytest.mark.parametrize(
@@ -176,8 +180,8 @@ def test_it_is_fitted_again_while_the_priors_samples_carry_too_little() -> None:
     found = target(b=0.9).fitted(drawn(PRIOR, scores(b=BINARY), 600, 0))
     assert found.fit is not None
     assert 20 < found.fit.effective < 300
-    assert [found.samples_to_fit(u, 30) for u in (0, 5, 10, 20, 21, 30)] == [8192] + [0] + [
-        8192
+    assert [found.samples_to_fit(u, 30) for u in (0, 5, 10, 20, 21, 30)] == [4096] + [0] + [
+        4096
     ] * 2 + [0] * 2
     assert {
         Moments(REWARD, found.features, ess_floor=10, fit=found.fit).samples_to_fit(10, 30)
@@ -200,7 +204,7 @@ def test_the_state_is_plain_and_the_report_has_intervals() -> None:
 
 def config(**keys: Any) -> TrainConfig:
     feature = {"reward": {"name": "contains", "text": "b"}, "mean": 0.7}
-    section = {"name": "moments", "features": {"b": feature}, "samples": 4000, "refit_every": 1}
+    section = {"name": "moments", "features": {"b": feature}, "fit_samples": 4000, "refit_every": 1}
     return train_config(
         target=section | keys,
         updates=3,

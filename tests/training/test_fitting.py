@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -120,6 +121,24 @@ def test_it_is_fitted_again_where_it_asks_for_it(trained: Path) -> None:
     means = [record["exact/target/reward"] for record in records(trained)]
     assert means[0] == means[1] == means[2] != means[3] == means[4]
     assert means[3] == pytest.approx(MEAN, abs=5 * 0.3 / 500**0.5)
+
+
+def test_later_fits_are_to_policy_and_prior_by_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each sample is weighed by the mixture, whichever of the two it comes from."""
+    given: list[Samples] = []
+    fitted = Tilt.fitted
+    monkeypatch.setattr(
+        Tilt, "fitted", lambda self, samples: (given.append(samples), fitted(self, samples))[1]
+    )
+    loop = assembled(config_of())
+    loop.fit()
+    loop.run()
+    first, second = given
+    assert torch.equal(first.log_drawn, first.log_prior_sequence)
+    half = torch.logaddexp(second.log_policy_sequence, second.log_prior_sequence) - math.log(2)
+    torch.testing.assert_close(second.log_drawn, half)
+    apart = (second.log_policy_sequence - second.log_prior_sequence).abs()
+    assert float(apart.max()) > 0.01
 
 
 @pytest.mark.parametrize("objective", ["kl", "gdc"])
