@@ -148,14 +148,18 @@ def build(section: Any, **given: Any) -> Any:
     """The object that a section describes.
 
     What it `builds` is called with the section's fields, nested sections built first, and with
-    those of `given` that its signature takes and the section does not have itself.
+    those of `given` that its signature takes; a nested section's own fields stand before these.
     """
+    return _build(section, given)
+
+
+def _build(section: Any, given: Mapping[str, Any], *, nested: bool = False) -> Any:
     import inspect
 
     found = _found(section)
     signature = inspect.signature(found)
     settings = {key: _built(value, given) for key, value in section.settings().items()}
-    taken = signature.parameters.keys() - settings.keys()
+    taken = signature.parameters.keys() - (settings.keys() if nested else ())
     passed = {key: value for key, value in given.items() if key in taken}
     try:
         signature.bind(**settings, **passed)
@@ -189,7 +193,7 @@ def _place(section: Any) -> str:
 
 def _built(value: Any, given: Mapping[str, Any]) -> Any:
     if hasattr(value, "builds"):
-        return build(value, **given)
+        return _build(value, given, nested=True)
     if isinstance(value, dict):
         return {key: _built(below, given) for key, below in value.items()}
     return value

@@ -34,8 +34,8 @@ class Anchored(Target):
 
     Of two texts in G the posterior keeps the prior's odds at every β, and so does forward_kl; here
     they are 1. p is then mostly on texts that the prior hardly ever gives, and E_π0[w²; G] =
-    exp(2a_c)·Σ_G 1/π0(x): weights of the prior's samples fail, so measure with the policy's, and
-    train on them (`proposal=policy`).
+    exp(2a_c)·Σ_G 1/π0(x): weights of the prior's samples alone fail, those of a policy that was
+    trained towards p need not.
     """
 
     name: ClassVar[str] = "anchored"

@@ -58,6 +58,7 @@ class Continuation(Target):
     beta: float = 0.1
     drawn: Mapping[int, Sequence[int]] = field(default_factory=dict)
     bounds: Mapping[str, Metric] = field(default_factory=dict)
+    _given: Sequence[int] | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "beta", checked_beta(self.beta))
@@ -96,14 +97,13 @@ class Continuation(Target):
         return Policy(self.prior).log_probs(given).double().sum(1)
 
     def _tokens_after(self, samples: Samples, row: int) -> Sequence[int]:
-        given: Sequence[int] | None = getattr(self, "_given")  # noqa: B009 (set where frozen)
-        if given is None and row not in self.drawn:
+        if self._given is None and row not in self.drawn:
             title = next(context.title for context in samples.contexts if context.row == row)
             raise UserError(
                 f"target={self.name}: {title} has no continuation: raise target.fit_samples="
                 f"{self.fit_samples} until each prompt has some of them"
             )
-        return self.drawn[row] if given is None else given
+        return self.drawn[row] if self._given is None else self._given
 
     def samples_to_fit(self, update: int, updates: int = 1) -> int:
         """`fit_samples` of the prior before update 0, in all, where s is drawn."""
@@ -149,8 +149,9 @@ class Continuation(Target):
     ) -> dict[str, Metric]:
         """Of log Z, the mean over prompts; the lower one from samples drawn after x*."""
         upper = float(self.log_potential(exact).mean())
-        above = -math.log(1 - CONFIDENCE) / len(exact)
-        bounds: dict[str, Metric] = {UPPER: Measurement(upper, upper, upper + above, len(exact))}
+        # Z is a probability.
+        highest = min(upper - math.log(1 - CONFIDENCE) / len(exact), 0.0)
+        bounds: dict[str, Metric] = {UPPER: Measurement(upper, upper, highest, len(exact))}
         potential, place = self.log_potential(samples).cpu(), torch.arange(len(samples))
         parts = [
             _lower(potential[(samples.context == row) & (place > since)])

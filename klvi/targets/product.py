@@ -17,13 +17,13 @@ from klvi.targets.base import Target, checked_beta
 from klvi.targets.schema import product_problem
 
 
-def term(target: Target, reward: Reward | None, beta: float | None) -> Target:
+def term(target: Target, reward: Reward | None = None, beta: float | None = None) -> Target:
     """A term of a product: `target`, which was made of the run's reward and β, with its own.
 
     Raises UserError where it has no use for one of them.
     """
     own = {"reward": reward, "beta": beta}
-    changes = {key: value for key, value in own.items() if value is not None}
+    changes: dict[str, Any] = {key: value for key, value in own.items() if value is not None}
     known: set[str] = {f.name for f in fields(target)} if is_dataclass(target) else set()
     unknown = sorted(changes.keys() - known)
     if unknown:

@@ -249,6 +249,12 @@ class ProductTarget(TargetSection):
         problem = product_problem({label: term.target.name for label, term in self.terms.items()})
         if problem:
             raise ValueError(f"terms{problem}")
+        for label, term in self.terms.items():
+            reward = term.reward
+            own = None if reward is None else reward.capabilities(reward.model_dump())
+            for need in term.target.needs:
+                if own is not None and need.group == "reward" and need.capability not in own:
+                    raise ValueError(f"terms.{label}: {need.why}")
         return self
 
     @classmethod

@@ -45,6 +45,22 @@ from klvi.cli import main
                 "infinite; use objective=gdc, or target=posterior with a small beta",
             ],
         ),
+        (
+            ["train", "target=ensemble", "target.spread=range"],
+            [
+                "target.spread=range: must be one of variance, std, min",
+                "target=ensemble with reward=contains: an ensemble of one: the target is made of "
+                "several named scores; use reward=sum of several terms, or reward=python with a "
+                "dict of lists",
+            ],
+        ),
+        (
+            ["train", "target=product", "+target.terms.hard={target: {name: constraint}}"],
+            [
+                "objective=kl with target=product: reverse KL to a hard constraint is infinite; "
+                "use objective=gdc, or target=posterior with a small beta",
+            ],
+        ),
         (["eval", "run=none", "seed=-1"], ["run=none: no such folder"]),
         (
             ["train", "-m", "objective=kl,gdc", "engine=vllm"],

@@ -20,6 +20,11 @@ NEEDS = {
     "prompts/file": ["prompts.path={folder}/prompts.txt"],
     "model/enumerable": ["reward.text=b"],
     "target/constraint": ["objective=gdc"],
+    "target/continuation": ["objective=gdc"],
+    "target/empirical": ["target.path={folder}/prompts.txt"],
+    "target/ensemble": ["reward=sum"],
+    "target/model": ["target.path=someone/teacher"],
+    "target/preference": ["reward=sum"],
     "proposal/adaptive": ["objective=gdc"],
     "proposal/mixture": ["objective=gdc"],
 }
@@ -34,8 +39,10 @@ def names(group: str) -> list[str]:
     return [choice.name for choice in GROUP_CHOICES if choice.parts[0] == group]
 
 
-def command_with(group: str) -> str:
-    """A command that has a config group: train, where it has it."""
+def command_with(group: str, name: str = "") -> str:
+    """A command that has a config group: train, where it has it and an objective for the choice."""
+    if f"{group}/{name}" == "target/empirical":
+        return "eval"
     return next((c for c in ("train", "eval") if group in SCHEMAS[c].model_fields), "train")
 
 
@@ -55,7 +62,7 @@ def folder(tmp_path: Path) -> Path:
 def test_every_choice_of_every_group_is_valid_and_sets_all_keys(choice: Path, folder: Path) -> None:
     group, name = choice.parts
     more = [override.format(folder=folder) for override in NEEDS.get(str(choice), [])]
-    command = command_with(group)
+    command = command_with(group, name)
     with composer(command) as hydra:
         cfg = hydra.compose([f"{group}={name}", *more])
         assert set(_dotted(plain(cfg), "")) == set(keys(SCHEMAS[command], plain(cfg)))

@@ -88,6 +88,13 @@ def test_a_users_function_may_give_several_scores(problems: Problems, tmp_path: 
             "target: terms.mine: target=empirical has no potential that could be added; take it",
         ),
         (
+            [
+                "target=product",
+                "+target.terms.a={target: {name: ensemble}, reward: {name: letters}}",
+            ],
+            "target: terms.a: an ensemble of one",
+        ),
+        (
             ["target=product", "+target.terms.a={target: {name: power, alpha: 1}}"],
             "target.terms.a.target.alpha=1: must be a number, greater than 0 and not 1",
         ),

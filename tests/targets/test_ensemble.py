@@ -122,9 +122,7 @@ def test_a_preferences_evidence_is_the_mean_of_the_members(contexts: Any, policy
 
 
 @pytest.mark.parametrize("target", [Ensemble(LetterReward()), Preference(LetterReward())])
-@pytest.mark.parametrize(
-    "others", [("reward",), ("reward", "reward/one"), ("reward", "reward/a/b")]
-)
+@pytest.mark.parametrize("others", [(), ("reward/one",), ("reward/a/b", "reward/a/c")])
 def test_an_ensemble_of_one_is_refused(target: Any, others: tuple[str, ...]) -> None:
     samples = made_samples([1, 2])
     samples = samples.with_scores(dict.fromkeys(("reward", *others), samples.reward))

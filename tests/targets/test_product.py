@@ -21,7 +21,7 @@ from klvi.targets.model import LanguageModel
 from klvi.targets.posterior import Posterior
 from klvi.targets.power import Power
 from klvi.targets.preference import Preference
-from klvi.targets.product import Product
+from klvi.targets.product import Product, term
 from klvi.targets.schema import ConstraintTarget, PosteriorTarget, ProductTarget, ProductTerm
 
 REWARD = LetterReward()
@@ -160,6 +160,14 @@ def test_tempering_tempers_the_whole(policy: Policy) -> None:
 def test_what_cannot_be_multiplied_is_refused(terms: Any, said: str) -> None:
     with pytest.raises(UserError, match=said):
         Product(terms)
+
+
+def test_a_term_that_reads_no_reward_has_none_of_its_own() -> None:
+    class Bare:
+        name = "bare"
+
+    with pytest.raises(UserError, match=r"^target=bare in a product: takes no beta of its own"):
+        term(Bare(), reward=None, beta=0.5)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["empirical", "moments", "forward_kl"])
