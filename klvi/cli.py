@@ -35,8 +35,10 @@ from klvi.terminal import (
 
 COMMANDS = {
     "train": "align a prior with a reward",
-    "eval": "measure a run's policy anew, or a prior alone",
+    "eval": "measure a run's policy anew, anybody's policy, or a prior alone",
     "sample": "print texts of a run's policy, or of a prior",
+    "preferences": "label pairs of completions with a reward",
+    "reward": "train reward models on preference pairs",
     "runs": "list runs, filtered, as a table or JSON",
     "resume": "go on from a run's last checkpoint",
     "export": "write a run's policy, or a prior, as a Hugging Face folder",
@@ -145,7 +147,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _help() -> str:
-    commands = "\n".join(f"  {name:<12}{does}" for name, does in COMMANDS.items())
+    commands = "\n".join(f"  {name:<13}{does}" for name, does in COMMANDS.items())
     examples = "\n".join(f"  {example}" for example in EXAMPLES)
     return (
         "klvi: align language models as Bayesian inference.\n\n"

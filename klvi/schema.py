@@ -195,7 +195,7 @@ Size = Annotated[int, Field(ge=1, le=10**6)]
 Threads = Annotated[int, Field(ge=1, le=1024)]
 # No shell expands the ~ in `run=~/runs/1`.
 Location = Annotated[Text, AfterValidator(os.path.expanduser)]
-LOCATIONS = ("run", "out", "corpus")
+LOCATIONS = ("run", "out", "corpus", "data")
 
 
 def _anchored(value: str) -> str:

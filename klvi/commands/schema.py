@@ -8,7 +8,7 @@ from pydantic import Field
 
 from klvi.policy.schema import LoraSection, Model
 from klvi.prompts.schema import PromptsSection
-from klvi.schema import Device, Location, Remedy, Section, Size
+from klvi.schema import Device, Location, Remedy, Section, Size, Threads
 
 
 class ExportConfig(Section):
@@ -48,3 +48,34 @@ class EnvConfig(Section):
     """longest completion that is checked"""
     device: Device = "auto"
     """auto (CUDA, else the CPU), cpu, cuda, cuda:N or mps"""
+
+
+class RewardModelConfig(Section):
+    """`klvi reward`: an ensemble of reward models of preference pairs."""
+
+    data: Annotated[Location, Remedy("a file of pairs, as in {key}=FILE.jsonl")]
+    """JSON lines with prompt, chosen and rejected: of klvi preferences, or from elsewhere"""
+    out: Annotated[Location, Remedy("the folder to write, as in {key}=DIR")]
+    """the folder to write: a classifier per member in 0, 1, …; summary.json; calibration.png"""
+    model: Model
+    lora: LoraSection = LoraSection()
+    full: bool = False
+    """whether all weights are trained instead of a LoRA adapter"""
+    ensemble: Annotated[int, Field(ge=1, le=100)] = 4
+    """number of reward models: they differ by initialisation and order of the pairs"""
+    bootstrap: bool = False
+    """whether each has pairs of its own, drawn with replacement"""
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """share of the pairs that is not trained on but measured with"""
+    epochs: Annotated[int, Field(ge=1, le=1000)] = 3
+    """passes through the pairs"""
+    batch_size: Size = 32
+    """pairs of a step"""
+    lr: Annotated[float, Field(gt=0)] | None = None
+    """highest learning rate; null: chosen by the model's size"""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """of initialisation, order, bootstrap and what is held out"""
+    device: Device = "auto"
+    """auto (CUDA, else the CPU), cpu, cuda, cuda:N or mps"""
+    threads: Threads | None = None
+    """CPU threads; null leaves it to torch"""

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel
 
-from klvi.commands.schema import EnvConfig, ExportConfig, ResumeConfig
+from klvi.commands.schema import EnvConfig, ExportConfig, ResumeConfig, RewardModelConfig
 from klvi.config.consistency import broken_rules, flat, unmet_needs
 from klvi.config.hydra_api import (
     further_folders,
@@ -33,7 +33,7 @@ from klvi.errors import UserError
 from klvi.policy.schema import name_of_path
 from klvi.pretraining.schema import PretrainConfig
 from klvi.registry import conf_folders
-from klvi.runs.schema import EvalConfig, SampleConfig, TrainConfig
+from klvi.runs.schema import EvalConfig, PreferencesConfig, SampleConfig, TrainConfig
 from klvi.schema import named_sections, section_of, sections_of
 from klvi.verification.schema import VerifyConfig
 
@@ -43,6 +43,8 @@ SCHEMAS: dict[str, type[BaseModel]] = {
     "train": TrainConfig,
     "eval": EvalConfig,
     "sample": SampleConfig,
+    "preferences": PreferencesConfig,
+    "reward": RewardModelConfig,
     "resume": ResumeConfig,
     "export": ExportConfig,
     "pretrain": PretrainConfig,
@@ -50,7 +52,7 @@ SCHEMAS: dict[str, type[BaseModel]] = {
     "env": EnvConfig,
 }
 # Commands that take a run's policy, or a prior alone.
-OF_A_RUN = ("eval", "sample", "export")
+OF_A_RUN = ("eval", "sample", "preferences", "export")
 IS_MISSING = ": is missing"
 MISSING = "???"  # OmegaConf's
 

@@ -32,6 +32,7 @@ def broken_rules(command: str, raw: Mapping[str, Any], wrong: Set[str]) -> Itera
     yield from _run_folder(values)
     yield from _model(values)
     yield from _targets(values)
+    yield from _policy(values)
     yield from _engine(values)
     yield from _float64(values)
     if command in {"train", "eval", "verify"}:
@@ -112,6 +113,17 @@ def _targets(values: Values) -> Iterator[str]:
             yield from missing_folder(path_key, path)
         elif values[key] == "empirical" and path and not Path(path).expanduser().is_file():
             yield f"{path_key}={path}: no such file"
+
+
+def _policy(values: Values) -> Iterator[str]:
+    path = values.get("policy.path")
+    if path is None:
+        return
+    yield from missing_folder("policy.path", path)
+    if values.get("run") is not None:
+        yield "policy.path and run= exclude each other: a run has its own policy; leave one out"
+    if values.get("engine.name") == "vllm":
+        yield "engine=vllm with policy.path: it decodes adapters of klvi alone; use engine=auto"
 
 
 def _engine(values: Values) -> Iterator[str]:

@@ -39,7 +39,7 @@ def _reward(values: Values, prefix: str) -> Iterator[str]:
     match values.get(f"{prefix}name"):
         case "python":
             yield from _reward_function(f"{prefix}function", values.get(f"{prefix}function", ""))
-        case "classifier":
+        case "classifier" | "model":
             yield from missing_folder(f"{prefix}path", values.get(f"{prefix}path"))
             yield from _reward_device(f"{prefix}device", values.get(f"{prefix}device"))
         case "lexicon":

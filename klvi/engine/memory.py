@@ -12,7 +12,15 @@ import torch
 
 from klvi.errors import RunError
 
-Stage = Literal["loading", "decoding", "scoring", "computing rewards", "updating", "evaluating"]
+Stage = Literal[
+    "loading",
+    "decoding",
+    "scoring",
+    "computing rewards",
+    "updating",
+    "evaluating",
+    "training",
+]
 
 REMEDIES: dict[Stage, str] = {
     "loading": "set model.dtype=bfloat16, or take a smaller model",
@@ -21,6 +29,7 @@ REMEDIES: dict[Stage, str] = {
     "computing rewards": "lower reward.batch_size, or take a smaller reward model",
     "updating": "lower optim.micro_batch_tokens, or set optim.gradient_checkpointing=true",
     "evaluating": "lower evaluation.samples and evaluation.prior_samples",
+    "training": "lower batch_size, set model.dtype=bfloat16, or take a smaller model",
 }
 # What torch's allocators and libraries say where they raise a plain RuntimeError.
 SIGNS = (

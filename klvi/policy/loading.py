@@ -50,15 +50,20 @@ def load_pretrained(
     """
     if Path(path).is_dir() and (problems := file_problems(Path(path))):
         raise UserError(*[f"{key}={path}: {problem}" for problem in problems])
-    with _explained(path, key):
+    with explained(path, key):
         adapter = find_adapter_config_file(path, revision=options.get("revision"))
     if adapter is not None:
         return _load_adapted(path, Path(adapter), dtype=dtype, key=key, **options)
-    with _explained(path, key):
+    with explained(path, key):
         AutoConfig.from_pretrained(path, **options)
-    with _explained(path, key, "no tokenizer"):
+    with explained(path, key, "no tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(path, **options)
-    with _explained(path, key):
+    return load_model(path, dtype=dtype, key=key, **options), tokenizer
+
+
+def load_model(path: str, *, dtype: Any, key: str, **options: Any) -> PreTrainedModel:
+    """The model of a folder or hub id that is no adapter; raises as `load_pretrained`."""
+    with explained(path, key):
         model, loading = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=dtype,
@@ -68,7 +73,8 @@ def load_pretrained(
         )
     _check_loading(path, key, model, loading)
     check_finite(model, f"{key}={path}")
-    return model, tokenizer
+    loaded: PreTrainedModel = model
+    return loaded
 
 
 def check_finite(model: nn.Module, culprit: str) -> None:
@@ -143,7 +149,7 @@ def _load_adapted(
     path: str, adapter: Path, *, dtype: Any, key: str, **options: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The base model of an adapter, with the adapter in its weights."""
-    with _explained(path, key):
+    with explained(path, key):
         settings = json.loads(adapter.read_text(encoding="utf-8"))
         base, task = settings.get("base_model_name_or_path"), settings.get("task_type")
     if not base:
@@ -157,7 +163,7 @@ def _load_adapted(
         base, dtype=dtype, key=f"{key}={path}: base_model_name_or_path", **trust
     )
     own = (Path(path) / "tokenizer_config.json").is_file()
-    with _explained(path, key), warnings.catch_warnings(record=True) as told:
+    with explained(path, key), warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         tokenizer = AutoTokenizer.from_pretrained(path, **options) if own else tokenizer
         adapted = PeftModel.from_pretrained(model, path, revision=options.get("revision"))
@@ -183,7 +189,7 @@ def _untie_adapted(adapted: PeftModel, model: PreTrainedModel) -> None:
 
 
 @contextlib.contextmanager
-def _explained(path: str, key: str, what: str = "no causal language model") -> Iterator[None]:
+def explained(path: str, key: str, what: str = "no causal language model") -> Iterator[None]:
     """Whatever the libraries raise while loading, as one line that names the path."""
     try:
         with quiet_transformers():

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ from klvi.files import kind_of, naming
 from klvi.policy.adapters import adapt, adapter_config
 from klvi.policy.fingerprint import check_fingerprint, write_fingerprint
 from klvi.policy.loading import quiet_transformers
-from klvi.policy.prior import Prior
+from klvi.policy.prior import Prior, with_kernels
 from klvi.policy.schema import LoraSection
 from klvi.randomness import torch_seeded
 from klvi.samples import Completions
@@ -62,6 +63,8 @@ class ValueHead(nn.Module):
 class Policy:
     """π = π0 + LoRA; where `lora` is None, π is the prior itself and there is nothing to train.
 
+    Or, to be measured, `whole`: any other model of the prior's tokens, with weights of its own.
+
     Prior, policy, and the policy with its adapter merged are three views of one set of base
     weights: any number of policies on a prior, trained, decoding and scoring in turn, give the
     numbers that each gives alone. The adapter starts at zero, so that every log-ratio is 0 before
@@ -71,6 +74,7 @@ class Policy:
         model: the base model with the adapter's layers in place.
         lora: what the adapter is; None without one.
         adapted: the same as peft has it; None without an adapter.
+        whole: the model, without klvi's kernels, that stands in the prior's place.
         engine: what samples from the model; torch's unless it is replaced.
         batching: how the model's passes are arranged.
         adapter: the LoRA weights by name, in a fixed order.
@@ -78,7 +82,13 @@ class Policy:
         left_out: kinds of linear layers that have no adapter, by name, with the reason.
     """
 
-    def __init__(self, prior: Prior, lora: LoraSection | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        prior: Prior,
+        lora: LoraSection | None = None,
+        seed: int = 0,
+        whole: PreTrainedModel | None = None,
+    ) -> None:
         self.prior = prior
         self.lora = lora
         self.value_head: ValueHead | None = None
@@ -94,22 +104,28 @@ class Policy:
                 config, self.left_out = adapter_config(prior.model, lora)
                 adapted = adapt(view_of(prior.model), config, seed).eval()
             install(adapted, prior.kernels)
-        self._hold(adapted)
+        self._hold(adapted, whole)
 
-    def _hold(self, adapted: PeftModel | None) -> None:
-        self.adapted = adapted
-        self.model: PreTrainedModel = (
-            self.prior.model if adapted is None else adapted.get_base_model()
-        )
+    def _hold(self, adapted: PeftModel | None, whole: PreTrainedModel | None = None) -> None:
+        self.adapted, self.whole = adapted, whole
+        self.model: PreTrainedModel = self.prior.model
+        if adapted is not None:
+            self.model = adapted.get_base_model()
+        elif whole is not None:
+            # klvi's kernel of adapters knows no kind but plain LoRA.
+            tuned = any(isinstance(module, BaseTunerLayer) for module in whole.modules())
+            self.model = with_kernels(whole, "none" if tuned else self.prior.kernels)
+        # Of a whole model, adapters are a part of it that nobody trains or merges.
+        own = self.model if whole is None else nn.Identity()
         self.adapted_layers: dict[str, Any] = {
-            name: module
-            for name, module in self.model.named_modules()
-            if isinstance(module, LoraLayer)
+            name: module for name, module in own.named_modules() if isinstance(module, LoraLayer)
         }
-        self.adapter = {n: p for n, p in self.model.named_parameters() if "lora_" in n}
+        self.adapter = {n: p for n, p in own.named_parameters() if "lora_" in n}
 
     def snapshot(self) -> Policy:
         """The policy as it is now: adapter weights of its own, and all else shared."""
+        if self.whole is not None:
+            return copy.copy(self)  # which nobody trains
         return self._with(self.adapted and view_of(self.adapted, own=self.adapter_parameters()))
 
     def without_adapter(self) -> Policy:
@@ -140,7 +156,7 @@ class Policy:
     @property
     def is_prior(self) -> bool:
         """Whether there is no adapter, or one that adds nothing, as before the first update."""
-        return not any(
+        return self.whole is None and not any(
             bool(weight.any())
             for name, weight in self.adapter.items()
             if "lora_B" in name or "lora_embedding_B" in name
@@ -164,8 +180,8 @@ class Policy:
 
     @property
     def is_mergeable(self) -> bool:
-        """Whether `merged` gives a plain model, with the adapter in its weights."""
-        return all(map(is_mergeable, self.adapted_layers.values()))
+        """Whether `merged` gives a view of the prior, with the adapter in its weights."""
+        return self.whole is None and all(map(is_mergeable, self.adapted_layers.values()))
 
     @contextmanager
     def merged(self) -> Iterator[PreTrainedModel]:

@@ -64,6 +64,14 @@ class LoraSection(Section):
     """names of the adapted layers; null: all linear layers"""
 
 
+class PolicySection(Section):
+    """A policy that klvi has not trained: it is measured against the prior `model`."""
+
+    path: Source | None = None
+    """a model, or a peft adapter of the prior, by any trainer: folder or hub id; null: the run's
+    policy, or the prior"""
+
+
 def with_dtype(
     config: ModelConfig | EnumerableModelConfig, device: str
 ) -> ModelConfig | EnumerableModelConfig:

@@ -138,8 +138,8 @@ def _in_float32(policy: Policy, prompts: Sequence[Prompts]) -> Policy | None:
     None where the weights are of float32 or too many for a copy, or where the model runs in its own
     precision alone.
     """
-    plain = policy.prior.plain
-    weights = list(plain.parameters())
+    plain, whole = policy.prior.plain, policy.whole
+    weights = [*plain.parameters(), *(whole.parameters() if whole is not None else ())]
     kinds = {weight.dtype for weight in weights}
     if not kinds & LOW or not kinds <= LOW | {torch.float32}:
         return None
@@ -152,7 +152,7 @@ def _in_float32(policy: Policy, prompts: Sequence[Prompts]) -> Policy | None:
     except UnableError:
         return None
     prior = replace(policy.prior, model=with_kernels(copied, policy.prior.kernels), plain=copied)
-    exact = Policy(prior, policy.lora)
+    exact = Policy(prior, policy.lora, whole=whole and copy.deepcopy(whole).float())
     if policy.engine.exact_log_probs:
         exact.engine = policy.engine
     return exact
@@ -304,10 +304,13 @@ def _differences(plain: PreTrainedModel, completed: Completed, row: int) -> tupl
 
 
 def with_random_adapter(policy: Policy) -> tuple[Policy, PreTrainedModel | None]:
-    """The policy with a random adapter, and peft's own model with the same; None without one."""
+    """The policy with a random adapter, and peft's own model with the same; None without one.
+
+    Of a whole model, the policy as it is, and that model without klvi's kernels.
+    """
     random = policy.snapshot()
     if random.adapted is None:
-        return random, None
+        return random, random.whole
     _randomise(random)
     reference = view_of(policy.prior.plain)
     adapt(reference, random.adapted.peft_config["default"]).eval()

@@ -85,8 +85,11 @@ class Classifier:
 
     def __call__(self, texts: Sequence[str], contexts: Sequence[Context]) -> Tensor:
         """Score N completions, with their prompts before them if asked: `(N,)`, float64."""
-        whole = [self._whole(text, c) for text, c in zip(texts, contexts, strict=True)]
-        return self.head.score(self.logits(self._encode(whole)))
+        return self.head.score(self.logits(self.encode(texts, contexts)))
+
+    def encode(self, texts: Sequence[str], contexts: Sequence[Context]) -> list[Encoded]:
+        """The tokens of N completions, with their prompts before them if asked."""
+        return self._encode([self._whole(t, c) for t, c in zip(texts, contexts, strict=True)])
 
     def _whole(self, text: str, context: Context) -> str:
         """A completion as the classifier reads it."""
@@ -191,6 +194,19 @@ class Classifier:
         logits: Tensor = self.model(**inputs, attention_mask=mask).logits
         return logits.double().cpu()
 
+    def _encode_probes(self, texts: list[str]) -> list[Encoded]:
+        """Tokens of texts, or of as many words of a tokenizer that knows only its own."""
+        try:
+            return self._encode(texts)
+        except Exception as error:  # the library raises nothing more special
+            if "Missing [UNK]" not in str(error):
+                raise
+        tokenizer = self.tokenizer
+        words = sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))
+        limit = usable_length(self.model, tokenizer) or VERY_LONG
+        counts = [min(len(text.split()), limit) for text in texts]
+        return [{"input_ids": [words[i % len(words)] for i in range(n)]} for n in counts]
+
     def check(self, path: str) -> None:
         """Raises `UserError` where texts scored together and alone differ by more than rounding."""
         kind = type(self.model).__name__
@@ -198,7 +214,7 @@ class Classifier:
         probes = [*PROBES[:-1], *(PROBES[-1:] if limit and limit <= MAX_PROBE else ())]
         quiet = replace(self, warn=lambda message, kind=None: None)
         try:
-            encoded = quiet._encode([self._whole(text, Context(0, "So?")) for text in probes])
+            encoded = quiet._encode_probes([self._whole(t, Context(0, "So?")) for t in probes])
             rows = [*encoded, *map(_turned, encoded)]
             together = self.logits(rows)
             alone = torch.cat([self.logits([row]) for row in rows])

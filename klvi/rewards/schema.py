@@ -91,6 +91,21 @@ class ClassifierReward(RewardSection):
     """whether to run code that comes with the checkpoint"""
 
 
+class ModelReward(RewardSection):
+    """The score of a reward model, or the mean of an ensemble: see klvi reward."""
+
+    builds = "klvi.rewards.model:RewardModel.load"
+    name: Literal["model"]
+    path: Annotated[Source, Remedy("a folder that klvi reward has written: {key}=DIR")]
+    """a reward model's folder or hub id, or an ensemble's folder"""
+    batch_size: Size = 64
+    """texts scored at once"""
+    device: Text | None = None
+    """null: the run's"""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
+    """null: float32 on a CPU, the checkpoint's own on a GPU"""
+
+
 class PythonReward(RewardSection):
     """A function of the user's, `FILE.py:NAME`: of texts, prompts and columns by their names."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from transformers import PreTrainedModel
 
 from klvi.contexts import Context
 from klvi.engine.batching import Batching
@@ -19,6 +20,7 @@ from klvi.engine.torch_engine import TorchEngine
 from klvi.objectives.build import build_objective
 from klvi.policy.enumerable import check_letters
 from klvi.policy.fingerprint import fingerprint
+from klvi.policy.foreign import load_foreign
 from klvi.policy.gradient_check import check_gradients
 from klvi.policy.loading import quiet_transformers
 from klvi.policy.policy import Policy
@@ -38,7 +40,13 @@ from klvi.runs.groups import check_groups, samples_per_prompt
 from klvi.runs.lock import FolderLock
 from klvi.runs.manifest import Resumed, versions
 from klvi.runs.run import CHECKPOINT_FOLDER, Run
-from klvi.runs.schema import ProblemConfig, SampleConfig, TrainConfig
+from klvi.runs.schema import (
+    OfRunConfig,
+    PreferencesConfig,
+    ProblemConfig,
+    SampleConfig,
+    TrainConfig,
+)
 from klvi.samplers.build import build_sampler
 from klvi.targets.build import build_target
 from klvi.tracking.build import build_tracker
@@ -148,6 +156,7 @@ def assemble_evaluator(config: ProblemConfig, *, adapted: bool) -> RunEvaluator:
         prior,
         config.lora if adapted else None,
         seed=config.seed,
+        whole=_whole(config, prior, longest + config.max_new_tokens),
         contexts=contexts.contexts,
         max_new_tokens=config.max_new_tokens,
         engine=config.engine,
@@ -156,9 +165,20 @@ def assemble_evaluator(config: ProblemConfig, *, adapted: bool) -> RunEvaluator:
     for scorer in target.scorers.values():
         check_columns(scorer, loaded)
     evaluator = run_evaluator(config, policy, target, contexts, notes_on(policy, loaded), gold)
-    if evaluator.enumeration is not None and not isinstance(config, SampleConfig):
+    if evaluator.enumeration is not None and not isinstance(
+        config, SampleConfig | PreferencesConfig
+    ):
         evaluator.enumeration.check_size()
     return evaluator
+
+
+def _whole(config: ProblemConfig, prior: Prior, longest: int) -> PreTrainedModel | None:
+    """The model at `policy.path`, where there is one."""
+    path = config.policy.path if isinstance(config, OfRunConfig) else None
+    if path is None:
+        return None
+    with out_of_memory("loading"):
+        return load_foreign(prior, path, longest)
 
 
 def checked_policy(
@@ -169,13 +189,14 @@ def checked_policy(
     contexts: Sequence[Context],
     max_new_tokens: int,
     engine: EngineSection,
+    whole: PreTrainedModel | None = None,
 ) -> Policy:
-    """A fresh policy whose numbers, in this engine, are those of plain forward passes.
+    """A fresh policy, or `whole` as one, whose numbers, in this engine, are those of plain passes.
 
     Raises UserError where they are not, and where the engine cannot run the model here.
     """
     longest = prior.encode(contexts)[0].shape[1] + max_new_tokens
-    policy = Policy(prior, lora, seed)
+    policy = Policy(prior, lora, seed, whole)
     policy.engine = build_engine(
         engine.name,
         prior.model,

@@ -11,7 +11,7 @@ from klvi.quoting import command
 from klvi.runs.assembly import assemble_evaluator
 from klvi.runs.evaluator import RunEvaluator
 from klvi.runs.run import ADAPTER_FOLDER, CHECKPOINT_FOLDER
-from klvi.runs.schema import EvalConfig, SampleConfig
+from klvi.runs.schema import OfRunConfig
 from klvi.runs.stored import read_config
 from klvi.runs.target_state import restored_target
 from klvi.terminal import tell
@@ -22,7 +22,7 @@ from klvi.training.fitting import fit_to_prior
 DEFINING = ("target", "reward", "beta", "prompts")
 
 
-def load_policy(config: EvalConfig | SampleConfig) -> tuple[RunEvaluator, str]:
+def load_policy(config: OfRunConfig) -> tuple[RunEvaluator, str]:
     """An evaluator of the run's policy, or of the prior without a run; and what it is of.
 
     Raises UserError where the run has not yet saved a policy.
@@ -30,7 +30,8 @@ def load_policy(config: EvalConfig | SampleConfig) -> tuple[RunEvaluator, str]:
     if config.run is None:
         evaluator = assemble_evaluator(config, adapted=False)
         fit_to_prior(evaluator, config.seed)
-        return evaluator, f"prior {config.model.name}"
+        path = config.policy.path
+        return evaluator, f"prior {config.model.name}" if path is None else path
     run = Path(config.run).expanduser()
     folder = find_adapter(run)
     evaluator = assemble_evaluator(config, adapted=True)
@@ -42,7 +43,7 @@ def load_policy(config: EvalConfig | SampleConfig) -> tuple[RunEvaluator, str]:
     return evaluator, str(folder)
 
 
-def _of_its_target(config: EvalConfig | SampleConfig, run: Path) -> bool:
+def _of_its_target(config: OfRunConfig, run: Path) -> bool:
     """Whether what is measured against is what the run aimed at, and was fitted there."""
     asked, stored = config.model_dump(mode="json"), read_config(run)
     return all(asked[key] == stored.get(key) for key in DEFINING)

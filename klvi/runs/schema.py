@@ -9,11 +9,11 @@ from pydantic import Field
 from klvi.engine.schema import EngineSection
 from klvi.evaluation.schema import EvaluationSection, PeriodicEvaluation
 from klvi.objectives.schema import ObjectiveSection
-from klvi.policy.schema import LoraSection, Model
+from klvi.policy.schema import LoraSection, Model, PolicySection
 from klvi.prompts.schema import PromptsSection
 from klvi.rewards.schema import RewardSection
 from klvi.samplers.schema import ProposalSection, SamplerSection
-from klvi.schema import Device, Location, RunName, Section, Size, Threads
+from klvi.schema import Device, Location, Remedy, RunName, Section, Size, Threads
 from klvi.targets.schema import TargetSection
 from klvi.tracking.schema import TrackingSection
 from klvi.training.schema import CheckpointSection, OptimSection
@@ -68,6 +68,7 @@ class OfRunConfig(ProblemConfig):
     """What `eval` and `sample` share: a run's policy, or the prior alone where `run` is null."""
 
     sampler: SamplerSection
+    policy: PolicySection = PolicySection()
     run: Location | None = None
     """folder of a run; null for the prior alone"""
     trust: bool = False
@@ -93,3 +94,15 @@ class SampleConfig(OfRunConfig):
     """number of texts"""
     out: Location | None = None
     """JSON lines file; null prints the texts"""
+
+
+class PreferencesConfig(OfRunConfig):
+    """`klvi preferences`: pairs of completions, labelled by the reward."""
+
+    n: Annotated[int, Field(ge=1)] = 1000
+    """number of pairs"""
+    temperature: Annotated[float, Field(ge=0)] = 1.0
+    """of the labels, in units of the reward: P(a is chosen) = sigmoid((r_a - r_b)/temperature);
+    0 chooses the larger reward always"""
+    out: Annotated[Location, Remedy("the file to write, as in {key}=FILE.jsonl")]
+    """JSON lines file: prompt, chosen, rejected and their scores"""

@@ -38,8 +38,9 @@ class Quantity:
 class PretrainingProgress:
     """A bar over the steps where one can move; else a line now and then."""
 
-    def __init__(self, output: Output, steps: int) -> None:
+    def __init__(self, output: Output, steps: int, unit: str = "nats per token") -> None:
         self._output, self._steps, self._started = output, steps, time.monotonic()
+        self._unit = unit
         columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._bar = Progress(
             *columns, TextColumn("{task.description}"), console=output.terminal, transient=True
@@ -60,9 +61,13 @@ class PretrainingProgress:
         if self._output.live:
             self._bar.stop()
 
+    def show_after(self, before: int, step: int, loss: float) -> None:
+        """As `show`, of a training that began after `before` steps."""
+        self.show(before + step, loss)
+
     def show(self, step: int, loss: float) -> None:
-        """Show a step, from 1, and its loss in nats per token."""
-        shown = f"loss {loss:.3f} nats per token"
+        """Show a step, from 1, and its loss."""
+        shown = f"loss {loss:.3f} {self._unit}"
         self._bar.update(self._task, completed=step, description=shown)
         if step % max(1, self._steps // LINES) == 0 or step == self._steps:
             elapsed = duration(time.monotonic() - self._started)

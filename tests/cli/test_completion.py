@@ -20,9 +20,13 @@ def completions(klvi: Klvi, line: str) -> list[str]:
     [
         (
             "klvi ",
-            ["train", "eval", "sample", "runs", "resume", "export", "pretrain", "verify", "env"],
+            [
+                *("train", "eval", "sample", "preferences", "reward", "runs", "resume", "export"),
+                *("pretrain", "verify", "env"),
+            ],
         ),
-        ("klvi re", ["resume"]),
+        ("klvi re", ["reward", "resume"]),
+        ("klvi reward d", ["data=", "device="]),
         ("klvi train objective=", ["objective=gdc", "objective=kl", "objective=rl"]),
         ("klvi train objective=gdc objective.base", ["objective.baseline="]),
         ("klvi train -m upd", ["updates="]),

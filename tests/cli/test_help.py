@@ -31,7 +31,7 @@ def test_help_lists_the_commands(klvi: Klvi) -> None:
     result = klvi("--help")
     assert (result.returncode, result.stderr) == (0, "")
     for command, does in COMMANDS.items():
-        assert f"\n  {command:<12}{does}\n" in result.stdout
+        assert f"\n  {command:<13}{does}\n" in result.stdout
     assert "\n  klvi train objective=kl beta=0.1\n" in result.stdout
     assert klvi().stdout == klvi("-h").stdout == result.stdout
 

@@ -27,8 +27,12 @@ NEEDS = {
     "target/preference": ["reward=sum"],
     "proposal/adaptive": ["objective=gdc"],
     "proposal/mixture": ["objective=gdc"],
+    "reward/model": ["reward.path={folder}"],
 }
-NEEDS_COMMAND = {"export": ["out=out"], "pretrain": ["out=out"]}
+NEEDS_COMMAND = {
+    **{key: ["out=out"] for key in ("export", "pretrain", "preferences")},
+    "reward": ["out=out", "data=data"],
+}
 FILES = sorted(CONF_DIRECTORY.rglob("*.yaml"))
 CHOICES = [file.relative_to(CONF_DIRECTORY).with_suffix("") for file in FILES]
 GROUP_CHOICES = [choice for choice in CHOICES if len(choice.parts) == 2]
@@ -76,7 +80,7 @@ def test_every_choice_of_every_group_is_valid_and_sets_all_keys(choice: Path, fo
 
 
 @pytest.mark.parametrize("model", names("model"))
-@pytest.mark.parametrize("command", ["eval", "sample", "export"])
+@pytest.mark.parametrize("command", ["eval", "sample", "preferences", "export"])
 def test_every_model_serves_commands_that_do_not_train(command: str, model: str) -> None:
     more = ["reward.text=b"] if model == "enumerable" and command != "export" else []
     config = composed(command, f"model={model}", *more, *NEEDS_COMMAND.get(command, []))
@@ -133,7 +137,9 @@ def test_every_file_opens_with_the_command_that_runs_it(file: Path, folder: Path
 def test_the_help_tells_every_top_level_key_and_group(command: str) -> None:
     template = OmegaConf.to_container(OmegaConf.load(CONF_DIRECTORY / f"{command}.yaml"))
     text = re.split(r"\n(?=Groups|Keys)", template["hydra"]["help"]["template"], maxsplit=1)[1]
-    optional = {"lora", "evaluation"} if command in {"sample", "export"} else {"lora"}
+    optional = (
+        {"lora", "evaluation"} if command in {"sample", "preferences", "export"} else {"lora"}
+    )
     for key in set(SCHEMAS[command].model_fields) - optional:
         assert re.search(rf"(^  |[:, ]){key}\b", text, re.MULTILINE), key
 

@@ -13,7 +13,7 @@ from klvi.config.compose import composer
 
 Problems = Callable[..., list[str]]
 
-REWARDS = "classifier, contains, length, letters, lexicon, python, sum"
+REWARDS = "classifier, contains, length, letters, lexicon, model, python, sum"
 MODELS = "distilgpt2, enumerable, gpt2, pythia-70m, qwen3-0.6b, smollm2-135m, tiny"
 
 ONE_PROBLEM = {
@@ -241,7 +241,7 @@ def test_rewards_in_a_sum_are_checked_too(problems: Problems) -> None:
     )
     assert found == [
         "reward.terms.other.reward.name=lenght: must be one of contains, lexicon, length, letters, "
-        "classifier, python, sum; did you mean length?",
+        "classifier, model, python, sum; did you mean length?",
         "reward.terms.third.reward: is missing; give one with a name",
         "reward.terms.mine.reward.function=none.py:f: no such file none.py",
     ]

@@ -1,4 +1,4 @@
-"""PPO in TRL's trainer: the only module that imports it.
+"""PPO in TRL's trainer.
 
 What is kept of TRL is the trainer around the algorithm: accelerate, the optimizer's preparation,
 callbacks, state, and metric names. `train` is klvi's loop, in which the value head shares the
