@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from klvi.commands.context import Context
@@ -46,6 +47,7 @@ def run(config: EvalConfig, context: Context) -> int:
         "metrics": {name: metric.to_json() for name, metric in evaluation.metrics.items()},
         **({"exact": evaluation.exact} if evaluation.exact else {}),
         **({"info": dict(evaluation.info)} if evaluation.info else {}),
+        **({"path": _path(evaluation.path)} if evaluation.path else {}),
         "config": evaluator.config.model_dump(mode="json"),
         "versions": versions(),
     }
@@ -54,6 +56,11 @@ def run(config: EvalConfig, context: Context) -> int:
     write_whole(file, to_json(report, indent=2) + "\n", replace=renew)
     output.print(Text(f"{file}", style="dim"))
     return 0
+
+
+def _path(sizes: Mapping[float, float]) -> dict[str, float]:
+    """Effective samples of the prior by the share of the way to the target."""
+    return {f"{share:g}": size for share, size in sizes.items()}
 
 
 def _file(config: EvalConfig, context: Context) -> Path:

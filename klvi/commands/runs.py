@@ -41,8 +41,8 @@ from klvi.tracking.numbers import number
 from klvi.tracking.output import Output
 
 # What tells runs apart: a column where they differ, else a line above the table.
-SETTINGS = ("objective", "target", "reward", "model", "beta", "seed")
-GROUPS = SETTINGS[:4]  # whose choices speak for themselves
+SETTINGS = ("objective", "target", "reward", "gold", "model", "beta", "seed")
+GROUPS = SETTINGS[:5]  # whose choices speak for themselves
 DATED = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")
 REASONS = 5  # that are told below the table
 UNBOUNDED = 10_000  # columns of a file or a pipe
@@ -200,7 +200,8 @@ def _shown_keys(query: Query, runs: Sequence[ListedRun]) -> list[str]:
     named = all(str(run.config.get("name", "")) in run.folder.parts for run in runs if run.config)
     dated = all(DATED.search(str(run.folder)) for run in runs)
     untold = [*([] if named else ["name"]), *([] if dated else ["started"])]
-    return list(dict.fromkeys([*untold, *SETTINGS, *asked]))
+    settings = [key for key in SETTINGS if any(value_of(run, key) is not None for run in runs)]
+    return list(dict.fromkeys([*untold, *settings, *asked]))
 
 
 def _shown(run: ListedRun, key: str) -> str:

@@ -22,6 +22,9 @@ from klvi.spelling import suggestion
 # klvi's own flags; all others are Hydra's, and handed on.
 OWN = ("dry_run", "config_dir", "json")
 
+# How Hydra has a group left out.
+LEFT_OUT = {"gold=null": "~gold"}
+
 
 @dataclass(frozen=True)
 class CommandLine:
@@ -89,11 +92,16 @@ def parse(arguments: Sequence[str]) -> CommandLine:
             flags.append(action.option_strings[0])
         elif isinstance(value, str):
             flags += [action.option_strings[0], value]
-    return CommandLine(tuple(map(_at_home, options.overrides)), options, tuple(flags))
+    return CommandLine(tuple(map(_spelled_out, options.overrides)), options, tuple(flags))
 
 
-def _at_home(word: str) -> str:
-    """With the home folder for the ~ that starts a value, as the shell has it for whole words."""
+def _spelled_out(word: str) -> str:
+    """With the home folder for the ~ that starts a value, as the shell has it for whole words.
+
+    `gold=null`, which Hydra has for no group, is the word that leaves a group out.
+    """
+    if word in LEFT_OUT:
+        return LEFT_OUT[word]
     key, _, value = word.partition("=")
     home = value == "~" or value.startswith("~/")
     return f"{key}={Path.home()}{value[1:]}" if home else word

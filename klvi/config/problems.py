@@ -283,8 +283,6 @@ class Combination:
         if group in self.own_groups and override.is_add():
             return f"{line}: write it without the +"
         for choice in value if isinstance(value, list) else [value]:
-            if choice is None and is_optional_group(SCHEMAS[self.command], group):
-                continue
             if choice is None or not self._exists(group, str(choice)):
                 known = self.hydra.choices(group)
                 lacking = has_no_file(group, str(choice))

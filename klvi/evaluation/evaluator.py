@@ -24,7 +24,7 @@ from klvi.policy.policy import Policy
 from klvi.processes import ALONE, Processes
 from klvi.prompts.stream import PromptStream
 from klvi.randomness import Randomness
-from klvi.rewards.base import Reward
+from klvi.rewards.base import Reward, of_rollout
 from klvi.rewards.scoring import scored
 from klvi.samplers.ancestral import Ancestral
 from klvi.samplers.base import Sampler
@@ -114,6 +114,12 @@ class Evaluator:
     processes: Processes = ALONE
 
     def __post_init__(self) -> None:
+        if self.gold is not None and of_rollout(self.gold):
+            raise UserError(
+                f"gold: reward {self.gold.name} scores each completion by the others of its "
+                "rollout, and has no mean under another distribution; choose another gold "
+                "(eval/self_bleu_5 measures diversity)"
+            )
         self._follow()
 
     def _follow(self) -> None:

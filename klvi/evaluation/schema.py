@@ -23,7 +23,7 @@ class EvaluationSection(Section):
     """prompts measured, drawn once"""
     samples_per_prompt: Annotated[Size, Field(ge=2)] | None = None
     """null: 64"""
-    pass_k: list[Annotated[Size, Field(ge=1)]] = []
+    pass_k: list[Size] | None = None
     """of a reward of 0 and 1, pass@k for each k: the share of prompts with a 1 among k samples"""
     ess_floor: Annotated[float, Field(ge=1)] = 30.0
     """effective samples below which a weighted estimate is unavailable"""

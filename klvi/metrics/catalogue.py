@@ -26,7 +26,8 @@ from klvi.metrics.metric import (
     variation_interval,
 )
 from klvi.metrics.of_target import OF_THE_TARGET
-from klvi.metrics.scores import score_specs
+from klvi.metrics.scores import mean_of, score_specs
+from klvi.metrics.split import GOLD
 from klvi.terminal import tell
 
 GROUP = "klvi.metrics"
@@ -374,10 +375,10 @@ class Catalogue(Mapping[str, MetricSpec]):
                 specs[spec.name] = spec
         return specs
 
-    @property
-    def columns(self) -> list[MetricSpec]:
-        """Those with a column in a run's lines and a sweep's table."""
-        return [spec for spec in self.values() if spec.column]
+    def columns(self, *, gold: bool) -> list[MetricSpec]:
+        """Those with a column in a run's lines and a sweep's table, `gold`'s after the reward's."""
+        found = [spec for spec in self.values() if spec.column]
+        return [*found[:1], *([mean_of(GOLD)] if gold else []), *found[1:]]
 
     def __getitem__(self, name: str) -> MetricSpec:
         return self._specs[name]

@@ -13,16 +13,22 @@ from klvi.metrics.measurement import Unavailable
 from klvi.metrics.metric import SCORE, Drawn, MetricSpec, unit_interval
 from klvi.metrics.sampling import INDEPENDENT
 
+PREFIX = "eval/pass_at_"
 NOT_BINARY = "pass@k is of rewards of 0 and 1, and this one has other values"
+
+
+def meaning(k: int | str) -> str:
+    """Of pass@k, in a table."""
+    return f"a 1 in {k} sample{'' if str(k) == '1' else 's'}"
 
 
 def pass_at(k: int) -> MetricSpec:
     """The metric `eval/pass_at_K`, the mean over prompts."""
     return MetricSpec(
-        name=f"eval/pass_at_{k}",
+        name=f"{PREFIX}{k}",
         unit="share",
         group="Reward",
-        meaning=f"1 in {k} samples",
+        meaning=meaning(k),
         exact=lambda listed: _exact(listed, k),
         estimate=lambda drawn: _estimate(drawn, k),
         interval=unit_interval,
@@ -31,9 +37,9 @@ def pass_at(k: int) -> MetricSpec:
 
 
 def pass_share(n: int, passed: int, k: int) -> float:
-    """`1 − C(n−c, k)/C(n, k)` of c in n samples that passed: unbiased (Chen et al. 2021, 2107.03374).
+    """`1 − C(n−c, k)/C(n, k)` of c in n samples that passed, an unbiased estimate.
 
-    Raises ValueError for k > n.
+    Chen et al. 2021, arXiv 2107.03374, section 2.1. Raises ValueError for k > n.
     """
     if k > n:
         raise ValueError(f"pass@{k} of {n} samples")

@@ -1,4 +1,4 @@
-"""How far samples of the prior reach on the way to a target, p_s ∝ π0·exp(s·φ) for s from 0 to 1."""
+"""How far samples of the prior reach on the way to a target, p_s ∝ π0·exp(s·φ), s from 0 to 1."""
 
 from __future__ import annotations
 

@@ -29,6 +29,17 @@ def heading(metric: str) -> str | None:
     return next((group for start, group in HEADINGS.items() if metric.startswith(start)), None)
 
 
+def shown(metric: str) -> tuple[str, str] | None:
+    """The heading and the meaning of a metric beside the catalogue's; None for an unknown one."""
+    known = next((spec for spec in OF_GOLD if spec.name == metric), None)
+    if known is not None:
+        return known.group, known.meaning
+    if metric.startswith(passing.PREFIX):
+        return "Reward", passing.meaning(metric.removeprefix(passing.PREFIX))
+    group = heading(metric)
+    return None if group is None else (group, "mean")
+
+
 def score_specs(scores: Iterable[str], pass_k: Sequence[int] = ()) -> Iterator[MetricSpec]:
     """The metrics of samples with these scores, beside those of the catalogue.
 
@@ -36,13 +47,14 @@ def score_specs(scores: Iterable[str], pass_k: Sequence[int] = ()) -> Iterator[M
         pass_k: the numbers of samples k for which pass@k is wanted.
     """
     scores = list(scores)
-    yield from (_mean(score) for score in scores if score != REWARD)
+    yield from (mean_of(score) for score in scores if score != REWARD)
     yield from map(passing.pass_at, pass_k)
     if GOLD in scores:
         yield from OF_GOLD
 
 
-def _mean(score: str) -> MetricSpec:
+def mean_of(score: str) -> MetricSpec:
+    """The metric that a further score's mean is."""
     name = metric_name(score)
     return MetricSpec(
         name=name,
@@ -65,7 +77,7 @@ OF_GOLD = (
         name="target/gold",
         unit="gold's",
         group="Gold",
-        meaning="of the target",
+        meaning="E_p[gold]",
         exact=lambda listed: float(listed.target @ listed.scores[GOLD]),
         weighted=lambda mix: importance.target_score(mix, GOLD),
         interval=score_interval(GOLD),
@@ -76,7 +88,7 @@ OF_GOLD = (
         name="target/gold_best",
         unit="gold's",
         group="Gold",
-        meaning="the most at KL(p‖π0)",
+        meaning="g*: best at KL(p‖π0)",
         exact=split.exact_gold_best,
         weighted=split.gold_best,
         interval=split.gold_interval,
@@ -87,7 +99,7 @@ OF_GOLD = (
         name="eval/misspecified",
         unit="gold's",
         group="Gold",
-        meaning="most less target's",
+        meaning="g* − E_p[gold]",
         exact=split.exact_misspecified,
         weighted=split.misspecified,
         interval=split.misspecified_interval,
@@ -98,7 +110,7 @@ OF_GOLD = (
         name="eval/badly_approximated",
         unit="gold's",
         group="Gold",
-        meaning="target's less policy's",
+        meaning="E_p[gold] − E_π[gold]",
         exact=split.exact_badly_approximated,
         weighted=split.badly_approximated,
         interval=split.gold_interval,

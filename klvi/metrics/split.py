@@ -14,6 +14,8 @@ order, and g* is, at its s, the mean over contexts of (log Z_c(s) + κ_c)/s.
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from klvi.metrics.enumeration import Listed
@@ -30,7 +32,9 @@ GOLD = "gold"
 def best_tilt(weighing: Weighing, floor: float) -> float | Unavailable:
     """The s of gold's own posterior at the target's KL, or why its weights cannot be trusted."""
     mixtures = weighing.mixtures
-    kl = sum(w * target_kl(mix)[0] for w, mix in zip(weighing.weights, mixtures, strict=True))
+    # Of weights that sum to 1, as those of `tilted` do.
+    kls = [target_kl(mix)[0] + math.log(mix.mean(mix.log_prior_weight.exp())) for mix in mixtures]
+    kl = sum(share * kl for share, kl in zip(weighing.weights, kls, strict=True))
     score = torch.cat([mix.scores[GOLD] for mix in mixtures])
     log_weight = torch.cat([mix.share.log() + mix.log_prior_weight for mix in mixtures])
     sizes = torch.tensor([len(mix.share) for mix in mixtures])
@@ -40,8 +44,8 @@ def best_tilt(weighing: Weighing, floor: float) -> float | Unavailable:
     if effective >= floor:
         return s
     return Unavailable(
-        f"the most gold at KL(p‖π0) = {kl:.3g} would be read off {effective:.1f} effective samples, "
-        f"fewer than the floor of {floor:g}"
+        f"the most gold at KL(p‖π0) = {kl:.3g} would be read off {effective:.1f} effective "
+        f"samples, fewer than the floor of {floor:g}"
     )
 
 
@@ -67,16 +71,14 @@ def badly_approximated(mix: Mixture) -> Estimate:
 def _best(mix: Mixture) -> Linear:
     """(log Z(s) + κ)/s of one context, and its influence; at s = 0 E_π0[gold]."""
     gold, prior = mix.scores[GOLD], mix.log_prior_weight.exp()
-    total = mix.mean(prior)
     if mix.tilt == 0:
-        return expectation(mix, prior / total, gold)
+        return expectation(mix, prior / mix.mean(prior), gold)
     top = float(gold[mix.share * prior > 0].max())
     likelihood = prior * (mix.tilt * (gold - top)).exp()
     evidence = mix.mean(likelihood)
     kl, of_kl = target_kl(mix)
-    log_z = torch.tensor(evidence / total).log().item()
-    influence = likelihood / evidence - prior / total + of_kl
-    return top + (log_z + kl) / mix.tilt, influence / mix.tilt
+    influence = likelihood / evidence - 1 + of_kl
+    return top + (math.log(evidence) + kl) / mix.tilt, influence / mix.tilt
 
 
 def exact_gold_best(listed: Listed) -> float:

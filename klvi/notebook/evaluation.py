@@ -35,6 +35,8 @@ from klvi.policy.policy import Policy
 from klvi.policy.prior import Prior
 from klvi.processes import current
 from klvi.prompts.stream import PromptStream
+from klvi.rewards.base import check_columns
+from klvi.rewards.python import as_reward
 from klvi.runs.assembly import checked_policy
 from klvi.runs.schema import EvalConfig
 from klvi.samplers.ancestral import Ancestral
@@ -118,9 +120,11 @@ def evaluate(
     target: Target,
     *,
     sampler: Sampler | None = None,
+    gold: Any = None,
     samples: int | None = None,
     prior_samples: int | None = None,
     prompts: Sequence[Any] | None = None,
+    pass_k: Sequence[int] | None = None,
     seed: int | None = None,
     confidence: float | None = None,
     ess_floor: float | None = None,
@@ -135,9 +139,12 @@ def evaluate(
         policy: what `klvi.train` returned, or a prior as the policy that it is.
         target: what it is measured against.
         sampler: measured in the policy's place; None for the policy itself.
+        gold: a reward, or a function of texts, that is measured beside the target's own; with it
+            `misspecified` and `badly_approximated` tell the target's shortfall from the policy's.
         samples: to draw in all; None for 512, or 64 of each of at most 24 prompts.
         prior_samples: of the prior, in all; None for 1,024, or as many per prompt as `samples`.
         prompts: as in `klvi.train`.
+        pass_k: of a reward of 0 and 1, the numbers of samples k for which pass@k is wanted.
         seed: of samples and of the choice of prompts; None for the command's, `evaluation.seed`.
         confidence: of the intervals; None for 0.95.
         ess_floor: effective sample size below which importance-sampled metrics are unavailable.
@@ -153,14 +160,18 @@ def evaluate(
         EvaluationSection,
         samples=samples,
         prior_samples=prior_samples,
+        pass_k=None if pass_k is None else list(pass_k),
         seed=seed,
         confidence=confidence,
         ess_floor=ess_floor,
     )
     setting = settings(EvalConfig, engine=engine or {"name": "auto"}, seed=None)
+    given["gold"] = None if gold is None else as_reward(gold)
     prior = policy.prior if isinstance(policy, Policy) else policy
     with on_device(prior):
         contexts = contexts_for(prior, target, prompts)
+        if given["gold"] is not None:
+            check_columns(given["gold"], contexts)
         made = EngineSection.model_validate(setting["engine"])
         if isinstance(policy, Prior):
             policy = checked_policy(
@@ -204,7 +215,9 @@ def _evaluator(
         contexts=PromptStream(contexts, seed),
         ancestral=ancestral,
         sampler=None if isinstance(placed, Ancestral) else placed,
+        gold=given["gold"],
         plan=plan,
+        pass_k=given["pass_k"] or (),
         ess_floor=given["ess_floor"],
         confidence=given["confidence"],
         seed=given["seed"],

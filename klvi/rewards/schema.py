@@ -106,6 +106,15 @@ class ModelReward(RewardSection):
     """null: float32 on a CPU, the checkpoint's own on a GPU"""
 
 
+class DiversityReward(RewardSection):
+    """Minus the similarity to other completions of the same prompt in the rollout, −1 to 0."""
+
+    builds = "klvi.rewards.diversity:Diversity"
+    name: Literal["diversity"]
+    others: Size = 8
+    """completions that each is compared with, at most"""
+
+
 class PythonReward(RewardSection):
     """A function of the user's, `FILE.py:NAME`: of texts, prompts and columns by their names."""
 

@@ -17,6 +17,7 @@ from klvi.engine.devices import allow_tf32, choose_device, use_device
 from klvi.engine.memory import out_of_memory
 from klvi.engine.schema import EngineSection
 from klvi.engine.torch_engine import TorchEngine
+from klvi.errors import UserError
 from klvi.objectives.build import build_objective
 from klvi.policy.enumerable import check_letters
 from klvi.policy.fingerprint import fingerprint
@@ -31,7 +32,7 @@ from klvi.policy.text import lay_out
 from klvi.prompts.contexts import load_contexts
 from klvi.prompts.schema import FilePrompts, PromptsSection
 from klvi.prompts.stream import PromptStream
-from klvi.rewards.base import check_columns
+from klvi.rewards.base import Reward, check_columns, of_rollout
 from klvi.rewards.build import build_reward
 from klvi.runs.choices import choose
 from klvi.runs.defaults import choices_line, facts_of
@@ -142,6 +143,7 @@ def assemble_evaluator(config: ProblemConfig, *, adapted: bool) -> RunEvaluator:
     for scorer in filter(None, (reward, gold)):
         check_columns(scorer, loaded)
     config = with_groups(config, len(loaded))
+    check_rollouts(config, reward, len(loaded))
     if isinstance(config.model, EnumerableModelConfig):
         check_letters(loaded, config.model.letters)
     with out_of_memory("loading"):
@@ -234,6 +236,16 @@ def with_groups(config: C, contexts: int) -> C:
         size = samples_per_prompt(config.objective, contexts, config.batch_size)
     check_groups(config.objective, contexts, size, config.batch_size)
     return config.model_copy(update={"samples_per_prompt": size})
+
+
+def check_rollouts(config: ProblemConfig, reward: Reward, contexts: int) -> None:
+    """Raises UserError where a reward compares completions of a prompt, of which there is one."""
+    single = isinstance(config, TrainConfig) and config.samples_per_prompt == 1
+    if single and contexts > 1 and of_rollout(reward):
+        raise UserError(
+            f"samples_per_prompt=1 with {contexts} prompts: reward {reward.name} compares the "
+            "completions of a prompt with each other; use such as samples_per_prompt=8"
+        )
 
 
 def notes_on(policy: Policy, contexts: Sequence[Context]) -> list[str]:

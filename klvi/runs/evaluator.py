@@ -59,7 +59,7 @@ def run_evaluator(
             plan=plan,
             batch_size=engine.batch_size,
             gold=gold,
-            pass_k=settings.pass_k,
+            pass_k=settings.pass_k or (),
         )
     return RunEvaluator(
         policy=policy,
@@ -69,7 +69,7 @@ def run_evaluator(
         sampler=sampler,
         gold=gold,
         plan=plan,
-        pass_k=settings.pass_k,
+        pass_k=settings.pass_k or (),
         ess_floor=settings.ess_floor,
         confidence=settings.confidence,
         seed=settings.seed,

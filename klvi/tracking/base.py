@@ -90,7 +90,10 @@ def exact_entries(exact: Mapping[str, float | None]) -> dict[str, float | None]:
 
 
 def sample_rows(samples: Samples) -> list[dict[str, Any]]:
-    """A row for each scored sample; log-probabilities in nats per sequence."""
+    """A row for each scored sample; log-probabilities in nats per sequence.
+
+    What scores there are beside the reward stand under `scores`.
+    """
     columns = {
         "prompt": samples.prompts,
         "text": samples.texts,
@@ -98,4 +101,8 @@ def sample_rows(samples: Samples) -> list[dict[str, Any]]:
         "log_policy": samples.log_policy_sequence.tolist(),
         "log_prior": samples.log_prior_sequence.tolist(),
     }
+    further = {name: v.tolist() for name, v in samples.scores.items() if name != "reward"}
+    if further:
+        rows = zip(*further.values(), strict=True)
+        columns["scores"] = [dict(zip(further, row, strict=True)) for row in rows]
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

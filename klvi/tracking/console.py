@@ -14,13 +14,14 @@ from rich.text import Text
 
 from klvi.metrics.catalogue import METRICS
 from klvi.metrics.measurement import Metric, Unavailable
+from klvi.metrics.metric import MetricSpec
 from klvi.quoting import command
 from klvi.samples import Samples
 from klvi.tracking.base import FINISHED, Record
 from klvi.tracking.numbers import duration, number
 from klvi.tracking.output import Output
 from klvi.tracking.progress import UpdateProgress, rate
-from klvi.tracking.tables import PREFIX, measurement_table, sample_table
+from klvi.tracking.tables import PREFIX, measurement_table, sample_table, shortfall
 
 LOG_FILE = "run.log"
 SHOWN_SAMPLES, MAX_TEXT = 3, 400
@@ -55,7 +56,7 @@ class ConsoleTracker:
         self._output.copy_to(directory / LOG_FILE)
         self._output.print(_headline(config))
         self._output.print(Text(f"{directory}", style="dim"))
-        headings = "".join(f"{spec.column:>{WIDTH}}" for spec in METRICS.columns)
+        headings = "".join(f"{spec.column:>{WIDTH}}" for spec in self._columns)
         self._output.print(Text(f"\n{'update':>7}{headings}{'time':>7}", style="bold"))
         self._started = self._last_line = time.monotonic()
         if self._output.live:
@@ -71,7 +72,7 @@ class ConsoleTracker:
         if f"{PREFIX}reward" in record or not self._line_is_due():
             return
         self._last_line = time.monotonic()
-        values = [record.get(spec.update) if spec.update else None for spec in METRICS.columns]
+        values = [record.get(spec.update) if spec.update else None for spec in self._columns]
         line = Text(self._line(values))
         line.append(f"  {rate(record)}")
         self._output.log(line) if self._output.live else self._output.print(line)
@@ -82,7 +83,7 @@ class ConsoleTracker:
         """Print a line of the measurements, and keep all for the end."""
         self._update = update
         self._evaluation = Evaluation(update, measurements, samples)
-        values = [_value(measurements.get(spec.name)) for spec in METRICS.columns]
+        values = [_value(measurements.get(spec.name)) for spec in self._columns]
         line = Text(self._line(values), style="bold").append("  evaluated", style="green")
         self._output.print(line)
 
@@ -112,11 +113,19 @@ class ConsoleTracker:
         texts = sample_table(shown, f"{count} samples", MAX_TEXT)
         self._output.print("")
         self._output.print(table)
+        found = shortfall(evaluation.measurements)
+        if found is not None:
+            self._output.print(found)
+            self._output.print("")
         self._output.print(texts)
 
     def _line(self, values: list[float | None]) -> str:
         cells = "".join(f"{'' if value is None else number(value):>{WIDTH}}" for value in values)
         return f"{self._update:>7}{cells}{duration(time.monotonic() - self._started):>7}"
+
+    @property
+    def _columns(self) -> list[MetricSpec]:
+        return METRICS.columns(gold=self._config.get("gold") is not None)
 
     def _line_is_due(self) -> bool:
         every = max(1, self._config["updates"] // LINES)
@@ -138,8 +147,9 @@ def _title(config: Mapping[str, Any]) -> str:
 
 def _headline(config: Mapping[str, Any]) -> Text:
     """What runs, in the words of the command line."""
+    groups = ("objective", "target", "reward", "gold", "model")
     parts = {
-        **{group: config[group]["name"] for group in ("objective", "target", "reward", "model")},
+        **{group: config[group]["name"] for group in groups if config.get(group) is not None},
         "beta": f"{config['beta']:g}",
         "seed": str(config["seed"]),
         "updates": str(config["updates"]),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+# Below it, a number of order 1 is a sum's rounding.
+ROUNDING = 1e-12
 CENTUM, MILLE = 100, 1000
 MINUTE, HOUR = 60, 3600
 
@@ -12,6 +14,8 @@ def number(value: float | None) -> str:
     """A number at a glance: three decimals, fewer if it is large, an exponent if it is tiny."""
     if value is None or math.isnan(value):
         return "—"
+    if abs(value) < ROUNDING:
+        value = 0.0
     if value != 0 and abs(value) < 1 / MILLE:
         return f"{value:.1e}"
     if abs(value) >= MILLE:

@@ -58,7 +58,9 @@ def sweep_table(jobs: Sequence[Mapping[str, str]], summaries: Sequence[Mapping[s
     for key in own:
         table.add_column(Text(key), overflow="fold", min_width=4)
     table.add_column("status", no_wrap=True)
-    for heading in (*(_narrow(str(spec.column)) for spec in METRICS.columns), "time"):
+    gold = any("eval/gold" in (summary.get("metrics") or ()) for summary in summaries)
+    columns = METRICS.columns(gold=gold)
+    for heading in (*(_narrow(str(spec.column)) for spec in columns), "time"):
         table.add_column(heading, justify="right", no_wrap=True)
     for index, summary in enumerate(summaries):
         status = str(summary["status"])
@@ -67,7 +69,7 @@ def sweep_table(jobs: Sequence[Mapping[str, str]], summaries: Sequence[Mapping[s
             str(index),
             *(Text(values[index]) for values in own.values()),
             Text(printable(status), style="green" if status == FINISHED else "bold red"),
-            *(_value(summary, spec.name) for spec in METRICS.columns),
+            *(_value(summary, spec.name) for spec in columns),
             "" if seconds is None else duration(seconds),
         )
     return table

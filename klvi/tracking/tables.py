@@ -11,14 +11,16 @@ from rich.text import Text
 
 from klvi.evaluation.evaluator import Evaluation
 from klvi.metrics.catalogue import METRICS
-from klvi.metrics.measurement import Metric, Unavailable
+from klvi.metrics.measurement import Measurement, Metric, Unavailable
+from klvi.metrics.scores import shown
+from klvi.metrics.split import GOLD
 from klvi.samples import Samples
 from klvi.terminal import printable as printable
 from klvi.tracking.base import sample_rows
 from klvi.tracking.numbers import number
 from klvi.tracking.output import warning
 
-PREFIX = "eval/"
+PREFIX, OTHER = "eval/", "Other"
 
 
 def measurement_table(
@@ -41,11 +43,32 @@ def measurement_table(
     table.add_column(f"{100 * confidence:g}% interval", overflow="fold")
     for group, rows in _grouped(measurements):
         table.add_row(Text(group, style="bold blue"))
-        for name, meaning, metric in rows:
-            value, interval = _cells(metric)
-            known = [Text(number(exact.get(PREFIX + name, exact.get(name))))] if exact else []
-            table.add_row(Text(f"  {name}"), Text(meaning), value, *known, interval)
+        for name, meaning in rows:
+            value, interval = _cells(measurements[name])
+            known = [Text(number((exact or {}).get(name)))] if exact else []
+            label = Text(f"  {name.removeprefix(PREFIX)}")
+            table.add_row(label, Text(meaning), value, *known, interval)
     return table
+
+
+def shortfall(measurements: Mapping[str, Metric]) -> Text | None:
+    """A sentence on what a policy lacks of gold, and why; None where that was not measured."""
+    found = [measurements.get(f"{PREFIX}{name}") for name in ("misspecified", "badly_approximated")]
+    misspecified, approximated = found
+    if not (isinstance(misspecified, Measurement) and isinstance(approximated, Measurement)):
+        return None
+    lacking = misspecified.value + approximated.value
+    line = Text.assemble(
+        ("Of a shortfall of ", ""),
+        (number(lacking), "bold"),
+        " in gold, ",
+        (number(misspecified.value), "bold"),
+        " is the target's (misspecified) and ",
+        (number(approximated.value), "bold"),
+        " the policy's (badly approximated)",
+    )
+    surplus = approximated.value < 0
+    return line.append(": it has more gold than its target." if surplus else ".")
 
 
 def evaluation_report(
@@ -54,11 +77,24 @@ def evaluation_report(
     """What is shown of an evaluation: its table, what is wrong with it, the sampler's numbers."""
     wrong = [] if evaluation.warning is None else [warning(evaluation.warning)]
     info = [Text(f"{name}: {value:g}", style="dim") for name, value in evaluation.info.items()]
+    found = shortfall(evaluation.metrics)
     return [
         measurement_table(evaluation.metrics, evaluation.exact, title, confidence),
+        *([] if found is None else [found]),
         *wrong,
         *info,
+        *_path(evaluation),
     ]
+
+
+def _path(evaluation: Evaluation) -> list[RenderableType]:
+    """How far samples of the prior reach on the way to the target."""
+    if not evaluation.path:
+        return []
+    sizes = ", ".join(f"{size:.0f} at {share:g}" for share, size in evaluation.path.items())
+    count = evaluation.prior_samples
+    line = f"effective of {count} samples of the prior, on the way to the target: {sizes}"
+    return [Text(line, style="dim")]
 
 
 def sample_table(samples: Samples, title: str | None = None, longest: int | None = None) -> Table:
@@ -67,12 +103,16 @@ def sample_table(samples: Samples, title: str | None = None, longest: int | None
     Texts are cut to `longest` characters; prompts stand dimmed before their completions.
     """
     table = _table(title)
-    for heading in ("reward", "log π", "log π0"):
+    columns = {"reward": "reward", "log_policy": "log π", "log_prior": "log π0"}
+    if GOLD in samples.scores:
+        columns = {"reward": "reward", GOLD: GOLD, **columns}
+    for heading in columns.values():
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("text", overflow="fold")
     for row in sample_rows(samples):
+        values = row | row.get("scores", {})
         table.add_row(
-            *(Text(number(row[name])) for name in ("reward", "log_policy", "log_prior")),
+            *(Text(number(values[name])) for name in columns),
             Text.assemble((printable(row["prompt"]), "dim"), _cut(printable(row["text"]), longest)),
         )
     return table
@@ -99,18 +139,23 @@ def _reasons(measurements: Mapping[str, Metric]) -> Text | None:
 
 def _grouped(
     measurements: Mapping[str, Metric],
-) -> Iterator[tuple[str, list[tuple[str, str, Metric]]]]:
-    rest = dict(measurements)
-    for group in dict.fromkeys(spec.group for spec in METRICS.values()):
-        rows = [
-            (name.removeprefix(PREFIX), spec.meaning, rest.pop(name))
-            for name, spec in METRICS.items()
-            if spec.group == group and name in rest
-        ]
-        if rows:
-            yield group, rows
-    if rest:
-        yield "Other", [(name.removeprefix(PREFIX), "", metric) for name, metric in rest.items()]
+) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """Each group with its metrics' names and meanings."""
+    groups: dict[str, list[tuple[str, str]]] = {group: [] for group in _headings()}
+    own = [(name, (spec.group, spec.meaning)) for name, spec in METRICS.items()]
+    further = [(name, shown(name) or (OTHER, "")) for name in measurements if name not in METRICS]
+    for name, (group, meaning) in (*own, *further):
+        if name in measurements:
+            groups.setdefault(group, []).append((name, meaning))
+    return ((group, rows) for group, rows in groups.items() if rows)
+
+
+def _headings() -> list[str]:
+    """The groups in their order; those of what not every run has stand beside their like."""
+    found = list(dict.fromkeys(spec.group for spec in METRICS.values()))
+    for group, before in (("Features", "Reward"), ("Gold", "Target")):
+        found.insert(found.index(before) + 1, group)
+    return found
 
 
 def _cells(metric: Metric) -> tuple[Text, Text]:
