@@ -206,10 +206,11 @@ class Samples(Completions):
             if isinstance(values[0], list):
                 return [item for value in values for item in value]
             if isinstance(values[0], Mapping):
-                if any(value.keys() != values[0].keys() for value in values):
+                odd = next((v for v in values if v.keys() != values[0].keys()), None)
+                if odd is not None:
                     raise UserError(
-                        f"reward: gave the scores {', '.join(values[0])} of some completions, and "
-                        "others of others; return the same names at every call"
+                        f"reward: gave the scores {', '.join(values[0])} of some completions and "
+                        f"{', '.join(odd)} of others; return the same names at every call"
                     )
                 return {key: torch.cat([value[key] for value in values]) for key in values[0]}
             if name == "prompt_tokens":

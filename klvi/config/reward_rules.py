@@ -42,6 +42,11 @@ def _reward(values: Values, prefix: str) -> Iterator[str]:
         case "classifier" | "model":
             yield from missing_folder(f"{prefix}path", values.get(f"{prefix}path"))
             yield from _reward_device(f"{prefix}device", values.get(f"{prefix}device"))
+        case "diversity" if prefix == "gold.":
+            yield (
+                "gold=diversity: it compares the completions of a rollout, and has no mean under "
+                "another distribution; choose another gold (eval/self_bleu_5 measures diversity)"
+            )
         case "lexicon":
             yield from _reward_lexicon(values, prefix)
         case "contains" if values.get("model.name") == "enumerable":

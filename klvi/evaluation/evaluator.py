@@ -69,8 +69,8 @@ def _check_names(samples: Samples, prior: Samples) -> None:
     first, now = list(prior.scores), list(samples.scores)
     if set(first) != set(now):
         raise UserError(
-            f"reward: gave the scores {', '.join(first)} at first and {', '.join(now)} now; return "
-            "the same names at every call"
+            f"reward: gave the scores {', '.join(now)} of some completions and {', '.join(first)} "
+            "of others; return the same names at every call"
         )
 
 

@@ -49,6 +49,8 @@ class Diversity:
             count = min(self.others, len(rows) - 1)
             for place, row in enumerate(rows):
                 others = [texts[rows[(place + k) % len(rows)]] for k in range(1, count + 1)]
-                if others:
-                    scores[row] = -min(bleu.sentence_score(texts[row], others).score / 100, 1.0)
+                if texts[row] in others:  # an empty one, too, whose BLEU is 0
+                    scores[row] = -1.0
+                elif others:
+                    scores[row] = -bleu.sentence_score(texts[row], others).score / 100
         return scores

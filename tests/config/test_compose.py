@@ -62,6 +62,17 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.parametrize("name", sorted({*names("reward")} - {"diversity"}))
+def test_gold_has_the_choices_of_rewards_and_all_their_keys(name: str, folder: Path) -> None:
+    more = [line.format(folder=folder) for line in NEEDS.get(f"reward/{name}", [])]
+    rewarded, golden = (
+        composed("train", f"{group}={name}", *(line.replace("reward", group, 1) for line in more))
+        for group in ("reward", "gold")
+    )
+    assert golden.gold == rewarded.reward  # type: ignore[attr-defined]
+    assert rewarded.gold is None  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("choice", GROUP_CHOICES, ids=str)
 def test_every_choice_of_every_group_is_valid_and_sets_all_keys(choice: Path, folder: Path) -> None:
     group, name = choice.parts

@@ -13,7 +13,7 @@ from klvi.config.compose import composer
 
 Problems = Callable[..., list[str]]
 
-REWARDS = "classifier, contains, length, letters, lexicon, model, python, sum"
+REWARDS = "classifier, contains, diversity, length, letters, lexicon, model, python, sum"
 MODELS = "distilgpt2, enumerable, gpt2, pythia-70m, qwen3-0.6b, smollm2-135m, tiny"
 
 ONE_PROBLEM = {
@@ -37,6 +37,13 @@ ONE_PROBLEM = {
     "objective=dpo": "objective=dpo: must be one of gdc, kl, rl",
     "reward.name=length": "reward.name=length: choose with reward=length",
     "reward=null": f"reward=null: must be one of {REWARDS}",
+    "gold=contians": f"gold=contians: must be one of {REWARDS}; did you mean contains?",
+    "gold.text=Rome": "gold.text=Rome: there is no gold; choose one, as in gold=NAME",
+    "gold=diversity": "gold=diversity: it compares the completions of a rollout, and has no mean "
+    "under another distribution; choose another gold (eval/self_bleu_5 measures diversity)",
+    "gold=[contains]": "gold=[contains]: takes one of its choices; a sweep over several needs -m "
+    "and no brackets",
+    "evaluation.pass_k=[0]": "evaluation.pass_k=[0]: must be a list such as [a,b] or null",
     "~tracking": "tracking: is missing; choose one, as in tracking=NAME",
     "objective=[kl,rl]": "objective=[kl,rl]: takes one of its choices; a sweep over several needs "
     "-m and no brackets",
@@ -241,7 +248,7 @@ def test_rewards_in_a_sum_are_checked_too(problems: Problems) -> None:
     )
     assert found == [
         "reward.terms.other.reward.name=lenght: must be one of contains, lexicon, length, letters, "
-        "classifier, model, python, sum; did you mean length?",
+        "classifier, model, diversity, python, sum; did you mean length?",
         "reward.terms.third.reward: is missing; give one with a name",
         "reward.terms.mine.reward.function=none.py:f: no such file none.py",
     ]

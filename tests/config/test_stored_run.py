@@ -232,3 +232,27 @@ def test_links_and_the_like_in_a_run(
     make(run / "checkpoints" / "x")
     (line,) = problems(command, f"run={run}", *out)
     assert line == f"run={run}: checkpoints/x is {kind}, which klvi neither reads nor writes"
+
+
+def test_gold_is_measured_of_a_run_that_had_none_and_left_out_of_one_that_had(run: Path) -> None:
+    assert configured("eval", f"run={run}").gold is None
+    config = configured("eval", f"run={run}", "gold=contains", "gold.text=Rome")
+    assert (config.gold.name, config.gold.text, config.reward.name) == (
+        "contains",
+        "Rome",
+        "length",
+    )
+    stored = run_config(run)
+    write_config({**stored, "gold": {"name": "lexicon", "penalty": -3.0}}, run)
+    assert configured("sample", f"run={run}").gold.penalty == -3
+    assert configured("eval", f"run={run}", "gold=contains").gold.name == "contains"
+    left_out = parse([f"run={run}", "gold=null"]).words
+    assert configured("eval", *left_out).gold is None
+
+
+def test_a_run_made_before_there_was_gold_is_read(run: Path) -> None:
+    stored = run_config(run)
+    stored.pop("gold", None)
+    write_config(stored, run)
+    assert configured("eval", f"run={run}").gold is None
+    assert configured("eval", f"run={run}", "gold=length").gold.name == "length"

@@ -28,6 +28,7 @@ def foreign(tmp_path: Path) -> Path:
     config = train_config(
         model={"name": "m", "path": f"{tmp_path}/model", "trust_remote_code": True},
         reward={"name": "sum", "terms": {"a": {"reward": listed}, "b.c": {"reward": inner}}},
+        gold=listed,
         prompts={"name": "file", "path": f"{tmp_path}/prompts"},
         tracking={"name": "wandb", "entity": "somebody"},
     )
@@ -37,6 +38,7 @@ def foreign(tmp_path: Path) -> Path:
     return folder
 
 
+GOLD = "gold.path="
 MODEL = ["model.path=", "model.trust_remote_code=true"]
 
 
@@ -57,14 +59,18 @@ def problems(command: str, *words: str) -> tuple[str, ...]:
 @pytest.mark.parametrize(
     ("command", "words", "named"),
     [
-        ("eval", [], [*MODEL, *REWARD, "prompts.path="]),
-        ("sample", [], [*MODEL, *REWARD, "prompts.path="]),
-        ("sample", ["reward=length", "prompts=none"], MODEL),
-        ("eval", ["reward=length", "prompts.path=words"], MODEL),
+        ("eval", [], [*MODEL, *REWARD, "prompts.path=", GOLD]),
+        ("sample", [], [*MODEL, *REWARD, "prompts.path=", GOLD]),
+        ("sample", ["reward=length", "prompts=none"], [*MODEL, GOLD]),
+        ("eval", ["reward=length", "prompts.path=words", "gold=null"], MODEL),
         ("export", ["out=o"], MODEL),
         ("export", ["out=o", "model.trust_remote_code=false"], ["model.path="]),
-        ("resume", [], [*MODEL, *REWARD, "prompts.path=", "tracking=wandb"]),
-        ("eval", ["reward.terms.a.reward.path=words"], [*MODEL, *REWARD[1:], "prompts.path="]),
+        ("resume", [], [*MODEL, *REWARD, "prompts.path=", GOLD, "tracking=wandb"]),
+        (
+            "eval",
+            ["reward.terms.a.reward.path=words"],
+            [*MODEL, *REWARD[1:], "prompts.path=", GOLD],
+        ),
     ],
 )
 def test_what_another_run_names_is_not_used(

@@ -183,3 +183,18 @@ def test_a_wrong_argument_is_named(prior: Prior, wrong: dict[str, Any], line: st
 def test_the_support_is_part_of_the_problem(policy: Policy) -> None:
     with pytest.raises(UserError, match="longest completion is not known"):
         klvi.evaluate(policy, TARGET)
+
+
+def test_gold_is_measured_beside_the_target(prior: Prior) -> None:
+    def many(texts: list[str]) -> list[float]:
+        return [float(text.count("b")) for text in texts]
+
+    found = klvi.evaluate(prior, TARGET, gold=many, pass_k=[2], **MEASURED)
+    names = {"eval/gold", "eval/misspecified", "eval/badly_approximated", "eval/pass_at_2"}
+    names |= {"target/gold", "target/gold_best"}
+    assert names < set(found)
+    assert found.exact["target/gold_best"] > found.exact["target/gold"]
+    assert "Of a shortfall of " in str(found)
+    assert set(klvi.evaluate(prior, TARGET, **MEASURED)) == set(found) - names
+    with pytest.raises(UserError, match="reward: is int"):
+        klvi.evaluate(prior, TARGET, gold=3, **MEASURED)

@@ -6,11 +6,11 @@ import pytest
 from rich.console import Console
 
 from klvi.metrics.catalogue import METRICS
-from klvi.metrics.measurement import Measurement
+from klvi.metrics.measurement import Measurement, Unavailable
 from klvi.tracking.console import ConsoleTracker
 from klvi.tracking.numbers import duration, number
 from klvi.tracking.output import Output
-from klvi.tracking.tables import measurement_table, sample_table
+from klvi.tracking.tables import measurement_table, sample_table, shortfall
 
 
 def console(terminal=False, width=80):
@@ -160,3 +160,50 @@ def test_numbers(value, shown):
 @pytest.mark.parametrize(("seconds", "shown"), [(5.9, "0:05"), (83, "1:23"), (3723, "1:02:03")])
 def test_durations(seconds, shown):
     assert duration(seconds) == shown
+
+
+GOLD = {
+    "eval/gold": Measurement(0.5, 0.4, 0.6, 4),
+    "target/gold": Measurement(0.75, 0.7, 0.8, 4),
+    "target/gold_best": Measurement(1.0, 0.9, 1.1, 4),
+    "eval/misspecified": Measurement(0.25, 0.2, 0.3, 4),
+    "eval/badly_approximated": Measurement(0.0625, 0.0, 0.1, 4),
+}
+
+
+def test_scores_stand_under_headings_beside_their_like(measurements):
+    further = {"eval/feature/female": GOLD["eval/gold"], "eval/score/fluent": GOLD["eval/gold"]}
+    known = {"target/gold": 0.5, "target/gold_best": 0.5}
+    shown = show(measurement_table({**measurements, **GOLD, **further}, known))
+    headings = [line.strip() for line in shown.splitlines() if line[1:2].isalpha()]
+    places = [headings.index(name) for name in ("Reward", "Features", "Against the prior", "Gold")]
+    assert places == sorted(places)
+    rows = [line.split() for line in shown.splitlines()]
+    assert ["score/fluent", "mean", "0.500", "—", "[0.400,", "0.600]"] in rows
+    assert ["target/gold", "E_p", "0.750", "0.500", "[0.700,", "0.800]"] in rows
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_a_sentence_says_what_falls_short(config, tmp_path, samples, measurements):
+    sentence = (
+        "Of a shortfall of 0.312 in gold, 0.250 is the target's (misspecified) and 0.062 the "
+        "policy's (badly approximated)."
+    )
+    assert str(shortfall(GOLD)) == sentence
+    assert shortfall(measurements) is None
+    gone = Unavailable("too few effective samples")
+    assert shortfall({**GOLD, "eval/misspecified": gone}) is None
+    better = Measurement(-0.0625, -0.1, 0.0, 4)
+    line = str(shortfall({**GOLD, "eval/badly_approximated": better}))
+    assert line.endswith("(badly approximated): it has more gold than its target.")
+    shown = track(config, tmp_path, console(), samples, {**measurements, **GOLD})
+    assert sentence in " ".join(shown.split())
+
+
+def test_gold_has_a_column_of_its_own_where_there_is_one(config, tmp_path, samples, measurements):
+    assert "gold" not in track(config, tmp_path, console(), samples, measurements).splitlines()[3]
+    config = config.model_copy(update={"gold": config.reward})
+    shown = track(config, tmp_path, console(), samples, {**measurements, **GOLD})
+    assert "gold=contains" in shown
+    heading = next(line for line in shown.splitlines() if "update " in line)
+    assert heading.split()[:3] == ["update", "reward", "gold"]

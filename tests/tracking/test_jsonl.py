@@ -89,3 +89,13 @@ def test_the_summary_is_whole_and_leaves_with_a_resume(tmp_path):
     assert json.loads((tmp_path / "summary.json").read_text()) == {**summary, "seconds": None}
     JsonLines(resumed=1).start({}, tmp_path)
     assert not (tmp_path / "summary.json").exists()
+
+
+def test_further_scores_stand_together(tmp_path, samples):
+    gold = {"gold": samples.reward + 1, "reward/part": samples.reward + 2}
+    tracker = JsonLines()
+    tracker.start({}, tmp_path)
+    tracker.log_evaluation(1, {}, samples.with_scores({**samples.scores, **gold}))
+    row = lines(tmp_path / "samples.jsonl")[1]
+    assert row["reward"] == 0.25
+    assert row["scores"] == {"gold": 1.25, "reward/part": 2.25}
