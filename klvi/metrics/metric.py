@@ -294,6 +294,11 @@ def kl_interval(found: Estimate, scope: Scope) -> Measurement:
     return interval(with_room(found), scope.confidence, 0.0)
 
 
+def target_interval(found: Estimate, scope: Scope) -> Measurement:
+    """Of nats of the target's own, not negative; room is for what all contexts' samples missed."""
+    return interval(with_room(replace(found, units=None)), scope.confidence, 0.0)
+
+
 def variation_interval(found: Estimate, scope: Scope) -> Measurement:
     """Of a total variation."""
     return interval(with_room(found), scope.confidence, 0.0, 1.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from klvi.metrics import enumeration as exact
 from klvi.metrics import importance
-from klvi.metrics.metric import MetricSpec, kl_interval, score_interval, target_needs
+from klvi.metrics.metric import MetricSpec, score_interval, target_interval, target_needs
 
 NATS = "nats per sequence"
 OF_THE_TARGET = (
@@ -26,7 +26,7 @@ OF_THE_TARGET = (
         meaning="KL(p‖π0), nats",
         exact=lambda listed: listed.target_mean(listed.log_density - listed.log_prior),
         weighted=importance.target_kl_prior,
-        interval=kl_interval,
+        interval=target_interval,
         needs=target_needs(),
         of_target=True,
     ),
@@ -37,7 +37,7 @@ OF_THE_TARGET = (
         meaning="log(1+χ²(p‖π0))",
         exact=exact.log_chi2,
         weighted=importance.log_chi2,
-        interval=kl_interval,
+        interval=target_interval,
         needs=target_needs(),
         of_target=True,
     ),
@@ -48,7 +48,7 @@ OF_THE_TARGET = (
         meaning=NATS,
         exact=lambda listed: -listed.target_mean(listed.log_density),
         weighted=importance.target_entropy,
-        interval=kl_interval,
+        interval=target_interval,
         needs=target_needs(),
         of_target=True,
     ),

@@ -15,6 +15,7 @@ order, and g* is, at its s, the mean over contexts of (log Z_c(s) + κ_c)/s.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 
@@ -103,14 +104,15 @@ def exact_badly_approximated(listed: Listed) -> float:
 
 def gold_interval(found: Estimate, scope: Scope) -> Measurement:
     """Of a difference in gold."""
-    return interval(with_room(found, _width(scope)), scope.confidence)
+    return interval(_with_room(found, scope), scope.confidence)
 
 
 def misspecified_interval(found: Estimate, scope: Scope) -> Measurement:
     """Of a difference in gold that is not negative."""
-    return interval(with_room(found, _width(scope)), scope.confidence, 0.0)
+    return interval(_with_room(found, scope), scope.confidence, 0.0)
 
 
-def _width(scope: Scope) -> float:
+def _with_room(found: Estimate, scope: Scope) -> Estimate:
+    """With room for samples, of all contexts, that may have missed gold at the end of its range."""
     low, high = scope.ranges[GOLD]
-    return high - low
+    return with_room(replace(found, units=None), high - low)

@@ -21,6 +21,8 @@ from klvi.tracking.numbers import number
 from klvi.tracking.output import warning
 
 PREFIX, OTHER = "eval/", "Other"
+# A part of a shortfall that is so many times smaller than the other is shown as 0.
+NEGLIGIBLE = 1000
 
 
 def measurement_table(
@@ -57,15 +59,14 @@ def shortfall(measurements: Mapping[str, Metric]) -> Text | None:
     misspecified, approximated = found
     if not (isinstance(misspecified, Measurement) and isinstance(approximated, Measurement)):
         return None
-    lacking = misspecified.value + approximated.value
+    parts = (misspecified.value, approximated.value)
+    smallest = max(map(abs, parts)) / NEGLIGIBLE
+    whole, of_target, of_policy = (
+        (number(value if abs(value) > smallest else 0.0), "bold") for value in (sum(parts), *parts)
+    )
     line = Text.assemble(
-        ("Of a shortfall of ", ""),
-        (number(lacking), "bold"),
-        " in gold, ",
-        (number(misspecified.value), "bold"),
-        " is the target's (misspecified) and ",
-        (number(approximated.value), "bold"),
-        " the policy's (badly approximated)",
+        *("Of a shortfall of ", whole, " in gold, ", of_target, " is the target's (misspecified) "),
+        *("and ", of_policy, " the policy's (badly approximated)"),
     )
     surplus = approximated.value < 0
     return line.append(": it has more gold than its target." if surplus else ".")

@@ -193,6 +193,8 @@ def test_a_sentence_says_what_falls_short(config, tmp_path, samples, measurement
     assert shortfall(measurements) is None
     gone = Unavailable("too few effective samples")
     assert shortfall({**GOLD, "eval/misspecified": gone}) is None
+    tiny = Measurement(1e-4, 0.0, 0.1, 4)
+    assert "and 0.000 the policy's" in str(shortfall({**GOLD, "eval/badly_approximated": tiny}))
     better = Measurement(-0.0625, -0.1, 0.0, 4)
     line = str(shortfall({**GOLD, "eval/badly_approximated": better}))
     assert line.endswith("(badly approximated): it has more gold than its target.")
