@@ -3,8 +3,8 @@
     python scripts/paris_seeds.py [--seeds 5] [--out runs/paris_seeds] [key=value ...]
 
 Runs the installed `klvi train -m` once per objective, then prints the mean over seeds and, in
-brackets, the lowest and the highest of each final metric, and a sample of each objective. Finished
-sweeps under `--out` are not run again.
+brackets, the lowest and the highest of each final metric, beside the prior's, and a sample of each.
+Finished sweeps under `--out` are not run again.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from statistics import mean
 from typing import Any
 
 OBJECTIVES = {
+    "rl": ["objective=rl"],
+    "rl, count": ["objective=rl", "reward.count=true"],
     "kl": ["objective=kl", "beta=0.1"],
     "gdc": ["objective=gdc", "target=constraint"],
-    "rl": ["objective=rl"],
 }
 METRICS = {
     "reward": "reward",
+    "mentions": "mentions",
     "KL(π‖π0)": "kl_prior",
     "KL(π‖p)": "kl_target_reverse",
     "KL(p‖π)": "kl_target_forward",
@@ -31,7 +33,6 @@ METRICS = {
     "entropy per token": "entropy_token",
     "perplexity under π0": "perplexity_prior",
     "repetition (2-grams)": "repetition_2",
-    "longest run": "longest_run",
     "length": "length",
 }
 
@@ -44,11 +45,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/paris_seeds"))
     parser.add_argument("overrides", nargs="*")
     arguments = parser.parse_args()
+    folders = {name: arguments.out / name.replace(", ", "_") for name in OBJECTIVES}
     for name, options in OBJECTIVES.items():
-        sweep(arguments.out / name, arguments.seeds, [*options, *arguments.overrides])
-    print(table({name: summaries(arguments.out / name) for name in OBJECTIVES}))
-    for name in OBJECTIVES:
-        print(f"\n{name}: {last_sample(arguments.out / name)}")
+        sweep(folders[name], arguments.seeds, [*options, *arguments.overrides])
+    results = {name: summaries(folder) for name, folder in folders.items()}
+    print(table(first_evaluation(folders["kl"]), results))
+    texts = {name: samples(folder) for name, folder in folders.items()}
+    for name, found in {"prior": texts["kl"][:1], **{n: t[-1:] for n, t in texts.items()}}.items():
+        print(f"\n{name}: {found[0]}")
 
 
 def sweep(folder: Path, seeds: int, options: list[str]) -> None:
@@ -71,15 +75,17 @@ def summaries(folder: Path) -> list[dict[str, Any]]:
     return [summary for summary in found if summary["status"] == "finished"]
 
 
-def table(results: dict[str, list[dict[str, Any]]]) -> str:
-    lines = ["| | " + " | ".join(results) + " |", "|---|" + "---|" * len(results)]
+def table(prior: dict[str, Any], results: dict[str, list[dict[str, Any]]]) -> str:
+    lines = ["| | prior | " + " | ".join(results) + " |", "|---|---|" + "---|" * len(results)]
     for label, metric in METRICS.items():
+        value = prior[f"eval/{metric}"]
         cells = [
-            cell([s["metrics"][f"eval/{metric}"] for s in found]) for found in results.values()
+            "—" if value is None else f"{value:.3g}",
+            *(cell([s["metrics"][f"eval/{metric}"] for s in found]) for found in results.values()),
         ]
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
     seconds = [cell([{"value": s["seconds"]} for s in found]) for found in results.values()]
-    lines.append("| seconds | " + " | ".join(seconds) + " |")
+    lines.append("| seconds | | " + " | ".join(seconds) + " |")
     return "\n".join(lines)
 
 
@@ -92,9 +98,15 @@ def cell(metrics: list[dict[str, Any]]) -> str:
     return f"{shown} ({missing} unavailable)" if missing else shown
 
 
-def last_sample(folder: Path) -> str:
+def first_evaluation(folder: Path) -> dict[str, Any]:
+    """What was measured before the first update, of the prior, the same for all seeds."""
+    first: dict[str, Any] = json.loads((folder / "0" / "metrics.jsonl").read_text().split("\n")[0])
+    return first
+
+
+def samples(folder: Path) -> list[str]:
     lines = (folder / "0" / "samples.jsonl").read_text().splitlines()
-    return str(json.loads(lines[-1])["text"])
+    return [json.loads(line)["text"] for line in lines]
 
 
 if __name__ == "__main__":
