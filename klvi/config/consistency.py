@@ -16,6 +16,7 @@ from klvi.engine.schema import VLLM_NEEDS
 from klvi.evaluation.plan import SAMPLES, SAMPLES_PER_PROMPT
 from klvi.evaluation.schema import MAX_LENGTH, MAX_SEQUENCES
 from klvi.schema import Choice, section_of
+from klvi.spelling import suggestion
 
 # What a chat template is given with the messages, and how it is run.
 CHAT_OF_KLVI = {
@@ -41,6 +42,7 @@ def broken_rules(command: str, raw: Mapping[str, Any], wrong: Set[str]) -> Itera
     yield from _features(values)
     yield from _prompts(values)
     yield from _sizes(values)
+    yield from _best(values)
 
 
 def unmet_needs(schema: type[BaseModel], raw: Mapping[str, Any]) -> Iterator[str]:
@@ -210,3 +212,16 @@ def _features(values: Values) -> Iterator[str]:
         yield "target.features: has no feature; add one, as in " + (
             "'target.features.she={reward: {name: contains, text: she}, mean: 0.5}'"
         )
+
+
+def _best(values: Values) -> Iterator[str]:
+    name = values.get("checkpoint.best")
+    # Which scores and features there are is known once reward and target are.
+    if name is None or str(name).startswith(("eval/score/", "eval/feature/")):
+        return
+    from klvi.metrics.catalogue import METRICS  # not for a command without such a key: it is slow
+
+    known = [n for n, spec in METRICS.items() if spec.estimated and n.startswith("eval/")]
+    if name not in known:
+        near = suggestion(name if "/" in str(name) else f"eval/{name}", known)
+        yield f"checkpoint.best={spelled(name)}: must be a metric of a policy's evaluation{near}"

@@ -52,6 +52,7 @@ from klvi.samplers.build import build_sampler
 from klvi.targets.build import build_target
 from klvi.tracking.build import build_tracker
 from klvi.tracking.output import Output
+from klvi.training.best import BestPolicy
 from klvi.training.checkpoint import Checkpoints, Completed
 from klvi.training.loop import Loop, LoopSettings
 from klvi.training.optimisation import Optimisation, OptimiserSettings
@@ -82,7 +83,8 @@ def assemble_run(
     checkpoint = config.checkpoint
     checkpoints = Checkpoints(directory / CHECKPOINT_FOLDER, checkpoint.every, checkpoint.keep)
     restored = checkpoints.restore_latest(loop, accepted)
-    checkpoints.check_room(loop)
+    best = BestPolicy(checkpoints.directory, checkpoint.best) if checkpoint.best else None
+    checkpoints.check_room(loop, best=best is not None)
     loop.optimisation.follow_schedule()
     # A record that no hook has finished with is written anew.
     logged = restored if loop.record is None else restored - 1
@@ -97,6 +99,7 @@ def assemble_run(
         evaluator=evaluator,
         evaluate_every=config.evaluation.every,
         checkpoints=checkpoints,
+        best=best,
         completed=Completed(loop),
         tracker=build_tracker(config.tracking, output, logged if restored else None),
         output=output,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from klvi.terminal import tell
 from klvi.tracking.base import Tracker, exact_entries, flatten
 from klvi.tracking.console import LOG_FILE
 from klvi.tracking.output import Output, warning
+from klvi.training.best import Best, BestPolicy
 from klvi.training.checkpoint import Checkpoints, Completed
 from klvi.training.loop import DivergenceError, Loop, Record
 from klvi.training.trl.trainer import Trainer
@@ -45,10 +46,12 @@ class Run:
         loop: restored from the newest checkpoint, if any.
         trainer: runs the loop.
         evaluator: of the loop's policy and target, every `evaluate_every` updates.
+        best: keeps the best policy, which is then the run's result; None for the last one.
         completed: the loop's state after its last complete update.
         choices: a line on what was chosen for the model, if anything was.
         resumed: from where the run goes on; None at its start.
-        metrics: of the last evaluation, and their `exact` values.
+        metrics: of the last evaluation, and their `exact` values; once the run is finished those
+            of its result.
     """
 
     directory: Path
@@ -62,12 +65,14 @@ class Run:
     completed: Completed
     tracker: Tracker
     output: Output
+    best: BestPolicy | None = None
     choices: str | None = None
     resumed: Resumed | None = None
     lock: FolderLock | None = None
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     exact: Mapping[str, float | None] = field(default_factory=dict)
     _logged: int = field(default=-1, init=False)
+    _taken: Best | None = field(default=None, init=False)
 
     def train(self) -> None:
         """Do the updates that are left, and write all that the folder holds.
@@ -100,6 +105,8 @@ class Run:
 
     def _train(self) -> None:
         loop = self.loop
+        if self.best is not None:
+            self.best.go_back(loop.update)
         if loop.update == 0:
             loop.fit()
         self._write_target()
@@ -113,6 +120,7 @@ class Run:
         loop.on_update.append(self._log)
         self.trainer.run(loop, self.directory)
         self._check_lock()
+        self._take_best()
         self._save_adapter()
 
     def _log(self, record: Record) -> None:
@@ -130,6 +138,8 @@ class Run:
             record |= {"time/evaluation": elapsed, "seconds": self.loop.seconds}
             record |= flatten(self.metrics) | exact_entries(self.exact)
         self._check_lock()
+        if due:
+            self._offer(update)
         self._logged = update
         self.tracker.log_update(record)
         if due:
@@ -143,6 +153,8 @@ class Run:
         self._check_lock()
         with naming(self.checkpoints.directory):
             self.checkpoints.save(self.loop)
+            if self.best is not None:
+                self.best.settle()
         self._write_target()
 
     def _write_target(self) -> None:
@@ -166,6 +178,32 @@ class Run:
             if unmet:
                 self.output.print(warning(unmet))
         return evaluation.samples
+
+    def _offer(self, update: int) -> None:
+        """Keep the policy as it is now where it is the best."""
+        if self.best is not None:
+            with naming(self.best.directory):
+                line = self.best.offer(self.loop.policy, update, self.metrics)
+            if line:
+                self.output.print(warning(line))
+
+    def _take_best(self) -> None:
+        """Put the best policy in place of the last, measured on samples that have not chosen it."""
+        if self.best is None:
+            return
+        with naming(self.best.directory):
+            best = self.best.best()
+        if best is None:
+            self.output.print(warning("no policy is known to be the best: the last one is kept"))
+            return
+        self.best.load(best, self.loop.policy)
+        self.evaluator = replace(self.evaluator, seed=self.evaluator.seed + 1)
+        line = f"best {best.metric}: {best.value:.4g} after update {best.update}; on fresh samples:"
+        self.output.print(Text(line, style="dim"))
+        samples = self._evaluate(best.update)
+        self._check_lock()
+        self.tracker.log_evaluation(best.update, self.metrics, samples)
+        self._taken = best
 
     def _save_adapter(self) -> None:
         with whole_folder(self.directory / ADAPTER_FOLDER, replace=True) as building:
@@ -225,6 +263,7 @@ class Run:
                 "status": status,
                 **({} if reason is None else {"reason": reason}),
                 "update": self.loop.update,
+                **({} if self._taken is None else {"best": asdict(self._taken)}),
                 "metrics": {name: metric.to_json() for name, metric in self.metrics.items()},
                 **({"exact": self.exact} if self.exact else {}),
                 "seconds": self.loop.seconds,

@@ -95,7 +95,8 @@ class ConsoleTracker:
         status = str(summary["status"])
         style = "bold green" if status == FINISHED else "bold red"
         elapsed = duration(time.monotonic() - self._started)
-        ending = Text.assemble((status, style), f" after {self._update} updates in {elapsed}")
+        updates = summary.get("update", self._update)
+        ending = Text.assemble((status, style), f" after {updates} updates in {elapsed}")
         self._output.print(ending)
         place = f"{self._directory}"
         if status != FINISHED and not any(self._directory.glob("checkpoints/step-*")):

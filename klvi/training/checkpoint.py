@@ -68,16 +68,17 @@ class Checkpoints:
             shutil.rmtree(self.directory / f"step-{old}", ignore_errors=True)
         return final
 
-    def check_room(self, loop: Loop) -> None:
+    def check_room(self, loop: Loop, *, best: bool = False) -> None:
         """Raises UserError where the checkpoints to come evidently find no room on the disk.
 
         Of each the adapter is counted, and the optimizer's state, of at least its size; of those
-        that are there already, all are kept while one more is written.
+        that are there already, all are kept while one more is written. With `best` the best policy
+        is kept, while a better one is written.
         """
         left = math.ceil((loop.settings.updates - loop.update) / self.every)
         new = min(left, max(1, self.keep + 1 - len(self.steps())))
         weights = sum(p.nbytes for p in loop.policy.adapter_parameters())
-        problem = room_problem(self.directory, 2 * weights * new)
+        problem = room_problem(self.directory, 2 * weights * (new + best))
         if problem:
             raise UserError(problem)
 

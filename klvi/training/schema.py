@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from klvi.schema import Section
+from klvi.schema import Section, Text
 
 
 class OptimSection(Section):
@@ -34,9 +34,12 @@ class OptimSection(Section):
 
 
 class CheckpointSection(Section):
-    """How often a run becomes resumable, and how many checkpoints are kept."""
+    """How often a run becomes resumable, how many checkpoints are kept, and which is the result."""
 
     every: Annotated[int, Field(ge=1)] = 25
     """updates between checkpoints"""
     keep: Annotated[int, Field(ge=1)] = 2
     """newest checkpoints that are kept"""
+    best: Text | None = None
+    """metric by which the best evaluation's policy is kept and becomes adapter/, such as
+    eval/reward; of divergences and repetition the smallest is best; null: the last policy"""

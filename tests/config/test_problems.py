@@ -71,6 +71,12 @@ ONE_PROBLEM = {
         "objective.gae_lambda=2: must be a number, at least 0 and at most 1"
     ),
     "objective.kl_stop=0": "objective.kl_stop=0: must be a number, greater than 0 or null",
+    "checkpoint.best=eval/rewrd": "checkpoint.best=eval/rewrd: must be a metric of a policy's "
+    "evaluation; did you mean eval/reward?",
+    "checkpoint.best=rewrd": "checkpoint.best=rewrd: must be a metric of a policy's evaluation; "
+    "did you mean eval/reward?",
+    "checkpoint.best=target/reward": "checkpoint.best=target/reward: must be a metric of a "
+    "policy's evaluation",
     "evaluation.confidence=95": (
         "evaluation.confidence=95: must be a number, greater than 0 and less than 1"
     ),

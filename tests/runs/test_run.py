@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from support import SHORT, records, summary, train_config, weights
 from klvi import interruption
 from klvi.evaluation.evaluator import Evaluator
 from klvi.interruption import Interruption
-from klvi.runs.assembly import assemble_run
+from klvi.runs.assembly import assemble_evaluator, assemble_run
+from klvi.runs.load import find_adapter
+from klvi.runs.schema import TrainConfig
 from klvi.samplers.ancestral import Ancestral
+from klvi.tracking.base import flatten
 from klvi.training.checkpoint import Checkpoints
 from klvi.training.loop import Loop
 from klvi.training.optimisation import Optimisation
@@ -139,3 +143,59 @@ def test_an_interrupted_run_goes_on_as_if_it_never_was(
     assert weights(tmp_path).keys() == weights(whole).keys()
     for name, weight in weights(whole).items():
         assert torch.equal(weights(tmp_path)[name], weight)
+
+
+def best_config() -> TrainConfig:
+    """Of a run that overshoots: its last policy is not its best."""
+    return train_config(
+        objective={"name": "rl"},
+        updates=4,
+        seed=1,
+        optim={"lr": 0.02},
+        **{**SHORT, "checkpoint": {"every": 2, "keep": 1, "best": "eval/reward"}},
+    )
+
+
+def test_the_best_policy_becomes_the_adapter_and_is_measured_on_fresh_samples(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = best_config()
+    assemble_run(config, tmp_path).train()
+    rewards = [record["eval/reward"] for record in records(tmp_path)]
+    update = rewards.index(max(rewards))
+    assert rewards[update] > rewards[-1]
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == [
+        f"best-{update}",
+        "step-4",
+    ]
+    found = summary(tmp_path)
+    assert found["best"] == {"update": update, "metric": "eval/reward", "value": max(rewards)}
+    assert found["update"] == 4
+    assert "finished after 4 updates" in capsys.readouterr().out
+    evaluator = assemble_evaluator(config, adapted=True)
+    evaluator.policy.load_adapter(find_adapter(tmp_path))
+    same = evaluator.measure(0)[0]
+    assert flatten(same).items() <= records(tmp_path)[update].items()
+    fresh = replace(evaluator, seed=config.evaluation.seed + 1).measure(0)[0]
+    assert found["metrics"] == {name: metric.to_json() for name, metric in fresh.items()}
+    assert fresh != same
+
+
+@pytest.mark.parametrize("stage", ["stepping", "evaluating", "saving"])
+def test_the_best_policy_outlives_an_interruption(
+    stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for folder in (whole, broken):
+        folder.mkdir()
+    assemble_run(best_config(), whole).train()
+    with monkeypatch.context() as patch:
+        break_off(patch, stage, lambda: signal.raise_signal(signal.SIGTERM), after=False)
+        with pytest.raises(Interruption):
+            assemble_run(best_config(), broken).train()
+    assert "best" not in summary(broken)
+    interruption._watch.noted = None
+    assemble_run(best_config(), broken).train()
+    assert {**summary(broken), "seconds": 0} == {**summary(whole), "seconds": 0}
+    for name, weight in weights(whole).items():
+        assert torch.equal(weights(broken)[name], weight)
