@@ -26,6 +26,9 @@ CHAT_OF_KLVI = {
     *("bos_token", "eos_token", "pad_token"),
 }
 
+# Metrics of scores that are known once reward and target are.
+OF_SCORES = ("eval/score/", "eval/feature/", "eval/pass_at_")
+
 
 def broken_rules(command: str, raw: Mapping[str, Any], wrong: Set[str]) -> Iterator[str]:
     """A line per broken rule; rules about the dotted keys in `wrong` are left out."""
@@ -217,11 +220,17 @@ def _features(values: Values) -> Iterator[str]:
 def _best(values: Values) -> Iterator[str]:
     name = values.get("checkpoint.best")
     # Which scores and features there are is known once reward and target are.
-    if name is None or str(name).startswith(("eval/score/", "eval/feature/")):
+    if name is None or str(name).startswith(OF_SCORES):
         return
-    from klvi.metrics.catalogue import METRICS  # not for a command without such a key: it is slow
+    # Not for a command without such a key: it is slow.
+    from klvi.metrics.catalogue import metrics_of
 
-    known = [n for n, spec in METRICS.items() if spec.estimated and n.startswith("eval/")]
+    scores = {"reward", "gold"} if values.get("gold.name") else {"reward"}
+    found = metrics_of(scores)
+    known = [n for n, spec in found.items() if spec.estimated and not spec.of_target]
+    if name == "eval/gold" and name not in known:
+        yield f"checkpoint.best={name}: gold= is not set; add gold=contains gold.text=…, or another"
+        return
     if name not in known:
         near = suggestion(name if "/" in str(name) else f"eval/{name}", known)
         yield f"checkpoint.best={spelled(name)}: must be a metric of a policy's evaluation{near}"

@@ -115,5 +115,6 @@ OF_GOLD = (
         weighted=split.badly_approximated,
         interval=split.gold_interval,
         needs=target_needs(f"{SCORE}{GOLD}"),
+        smaller=True,
     ),
 )

@@ -95,6 +95,7 @@ class ModelReward(RewardSection):
     """The score of a reward model, or the mean of an ensemble: see klvi reward."""
 
     builds = "klvi.rewards.model:RewardModel.load"
+    provides: ClassVar[frozenset[str]] = frozenset({SEVERAL_SCORES})
     name: Literal["model"]
     path: Annotated[Source, Remedy("a folder that klvi reward has written: {key}=DIR")]
     """a reward model's folder or hub id, or an ensemble's folder"""
