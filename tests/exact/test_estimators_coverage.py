@@ -111,7 +111,7 @@ CASES = [
     Case(0.5, "posterior", 0.3, n_prior=0),
     Case(1.0, "posterior", 0.3),
     Case(0.0, "constraint", 0.3, refused=NEEDS_Z | INFINITE, rare=RARE | {"eval/reward"}),
-    Case(0.5, "constraint", 0.3, refused=INFINITE),
+    Case(0.5, "constraint", 0.3, refused=INFINITE | {"eval/misspecified"}),
 ]
 
 
