@@ -73,6 +73,15 @@ def test_gold_has_the_choices_of_rewards_and_all_their_keys(name: str, folder: P
     assert rewarded.gold is None  # type: ignore[attr-defined]
 
 
+def test_gold_has_the_choices_of_the_users_own_folder(tmp_path: Path) -> None:
+    (tmp_path / "reward").mkdir()
+    (tmp_path / "reward" / "short.yaml").write_text("name: length\ntarget: 3\n")
+    with composer("train", str(tmp_path)) as hydra:
+        assert hydra.choices("gold") == hydra.choices("reward")
+        config = to_config("train", hydra.compose(["gold=short", "gold.scale=2"]))
+    assert (config.gold.target, config.gold.scale) == (3, 2)  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("choice", GROUP_CHOICES, ids=str)
 def test_every_choice_of_every_group_is_valid_and_sets_all_keys(choice: Path, folder: Path) -> None:
     group, name = choice.parts
