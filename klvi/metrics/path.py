@@ -50,7 +50,8 @@ def reach(potential: Tensor, floor: float) -> str:
     count, effective = len(potential), effective_at(potential, 1.0)
     met = int((potential > -torch.inf).sum())
     if met < min(floor, count):
-        return f"{met} of {count} samples of the prior are in the target at all"
+        rate = f"a base rate of {met / count:.2g}"
+        return f"{met} of {count} samples of the prior are in the target at all, {rate}"
     share = furthest(potential, floor)
     divergence = f"log(1+χ²) ≥ {math.log(count / effective):.1f}"
     if share == 1:

@@ -92,9 +92,13 @@ def _path(evaluation: Evaluation) -> list[RenderableType]:
     """How far samples of the prior reach on the way to the target."""
     if not evaluation.path:
         return []
-    sizes = ", ".join(f"{size:.0f} at {share:g}" for share, size in evaluation.path.items())
-    count = evaluation.prior_samples
-    line = f"effective of {count} samples of the prior, on the way to the target: {sizes}"
+    count, sizes = evaluation.prior_samples, evaluation.path
+    known = {f"{size:.0f}" for size in sizes.values()}
+    line = f"effective of {count} samples of the prior, on the way to the target: " + ", ".join(
+        f"{size:.0f} at {share:g}" for share, size in sizes.items()
+    )
+    if len(known) == 1:  # a hard constraint
+        line = f"{known.pop()} of {count} samples of the prior are in the target"
     return [Text(line, style="dim")]
 
 

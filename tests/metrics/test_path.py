@@ -32,7 +32,8 @@ def test_a_hard_constraint_dies_at_once_and_has_a_base_rate() -> None:
     potential = torch.full((1000,), -torch.inf)
     potential[:7] = 0.0
     assert [effective_at(potential, share) for share in (0.01, 1)] == pytest.approx([7, 7])
-    assert reach(potential, 30) == "7 of 1000 samples of the prior are in the target at all"
+    said = "7 of 1000 samples of the prior are in the target at all, a base rate of 0.007"
+    assert reach(potential, 30) == said
 
 
 def test_the_words_name_share_and_divergence() -> None:

@@ -3,14 +3,15 @@
 import io
 
 import pytest
-from rich.console import Console
+from rich.console import Console, Group
 
+from klvi.evaluation.evaluator import Evaluation
 from klvi.metrics.catalogue import METRICS
 from klvi.metrics.measurement import Measurement, Unavailable
 from klvi.tracking.console import ConsoleTracker
 from klvi.tracking.numbers import duration, number
 from klvi.tracking.output import Output
-from klvi.tracking.tables import measurement_table, sample_table, shortfall
+from klvi.tracking.tables import evaluation_report, measurement_table, sample_table, shortfall
 
 
 def console(terminal=False, width=80):
@@ -209,3 +210,15 @@ def test_gold_has_a_column_of_its_own_where_there_is_one(config, tmp_path, sampl
     assert "gold=contains" in shown
     heading = next(line for line in shown.splitlines() if "update " in line)
     assert heading.split()[:3] == ["update", "reward", "gold"]
+
+
+def test_the_way_to_the_target_is_told_once(samples, measurements):
+    def told(path):
+        evaluation = Evaluation(measurements, samples, path=path, prior_samples=64)
+        return show(Group(*evaluation_report(evaluation, "title", 0.95)), 100)
+
+    assert "of 64 samples of the prior, on the way to the target: 40 at 0.5, 9 at 1" in told(
+        {0.5: 40.2, 1.0: 9.0}
+    )
+    assert "7 of 64 samples of the prior are in the target" in told({0.5: 7.0, 1.0: 7.0})
+    assert "samples of the prior" not in told({})
