@@ -184,7 +184,9 @@ def _out_of_reach(kl: float, limit: Tilted, samples: Samples, floor: float) -> s
 def _too_few(kl: float, effective: float, samples: Samples, floor: float) -> str:
     contexts = len(samples.context.unique())
     carried = math.log(len(samples) / contexts / floor)
-    wanted = contexts * floor * math.exp(min(kl, 40.0))
+    # n/ESS tends to 1 + χ²(p‖π0), at least e^KL, and few samples underestimate it.
+    least = contexts * floor * math.exp(min(kl, 40.0))
+    wanted = max(least, len(samples) * floor / effective)
     remedy = f"target.fit_samples={math.ceil(wanted)}" if wanted <= MOST_SAMPLES else "a nearer KL"
     return (
         f"target.kl_prior={kl:g}: {effective:.2g} effective samples of {len(samples)} carry it, "
