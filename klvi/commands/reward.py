@@ -15,8 +15,11 @@ from klvi.files import new_folder_problem, room_problem, to_json, whole_folder
 from klvi.quoting import typed
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from klvi.policy.prior import Prior
     from klvi.rewards.classifier import Classifier
+    from klvi.tracking.output import Output
     from klvi.training.preferences import Pair
     from klvi.training.trl.reward import OnStep, RewardSettings
 
@@ -32,7 +35,6 @@ def run(config: RewardModelConfig, context: Context) -> int:
     if problem:
         raise UserError(f"out={out}: {problem}")
 
-    import torch
     from rich.text import Text
 
     from klvi.engine.devices import allow_tf32, choose_device, use_device
@@ -41,19 +43,12 @@ def run(config: RewardModelConfig, context: Context) -> int:
     from klvi.reports.calibration import plot_calibration
     from klvi.runs.manifest import versions
     from klvi.tracking.output import Output
-    from klvi.tracking.pretraining import PretrainingProgress
     from klvi.tracking.reward import reward_table
-    from klvi.training.held_out import measured, measured_scores
-    from klvi.training.preferences import margins_of, read_pairs
-    from klvi.training.reward_model import margins as margins_by
+    from klvi.training.held_out import EnsembleHeldOut
+    from klvi.training.preferences import margins_of
 
-    pairs = read_pairs(config.data)
-    if len(pairs) < FEWEST_PAIRS:
-        raise UserError(
-            f"data={config.data}: has {len(pairs)} pairs, some of which are held out; give at "
-            f"least {FEWEST_PAIRS}"
-        )
-    train, held_out = split(pairs, config.held_out, config.seed)
+    begin = time.monotonic()
+    train, held_out = split(_pairs(config), config.held_out, config.seed)
     device = choose_device(config.device)
     use_device(device)
     allow_tf32(device)
@@ -63,43 +58,36 @@ def run(config: RewardModelConfig, context: Context) -> int:
     problem = room_problem(out, config.ensemble * size)
     if problem:
         raise UserError(f"out={problem}")
-    settings = settings_of(config, prior)
-    steps = settings.epochs * -(-len(train) // settings.batch_size)
-    output, begin = Output(), time.monotonic()
-    output.print(
-        f"{len(train):,} pairs, {steps:,} steps of {settings.batch_size} with "
-        f"{'all weights' if settings.lora is None else f'LoRA r={config.lora.r}'}, "
-        f"lr={settings.lr:g}; {len(held_out):,} pairs are held out"
-    )
-    gold = margins_of(held_out)
+    output, settings = Output(), settings_of(config, prior)
     with whole_folder(out) as folder, out_of_memory("training"):
-        margins = []
-        with PretrainingProgress(output, steps * config.ensemble, "nats per pair") as progress:
-            for member in range(config.ensemble):
-                show = partial(progress.show_after, member * steps)
-                reader = trained_member(config, prior, train, settings, member, show)
-                margins.append(margins_by(reader, held_out))
-                save(reader, folder / str(member))
-        members = {str(number): measured(found, gold) for number, found in enumerate(margins)}
-        mean = torch.stack(margins).mean(0)
-        ensemble = measured(mean, gold) if config.ensemble > 1 else None
-        scores = None if gold is None else measured_scores(gold)
-        plot_calibration(members, ensemble, out.name, folder / "calibration.png")
+        margins = train_members(config, prior, settings, (train, held_out), folder, output)
+        result = EnsembleHeldOut.of(margins, margins_of(held_out))
+        plot_calibration(result, out.name, folder / "calibration.png")
         summary = {
             "status": "finished",
             "pairs": {"train": len(train), "held_out": len(held_out)},
-            "members": {name: found.to_json() for name, found in members.items()},
-            **({} if ensemble is None else {"ensemble": ensemble.to_json()}),
-            **({} if scores is None else {"scores": {"accuracy": scores.to_json()}}),
-            "chosen": {"lr": settings.lr, "steps": steps},
+            **result.to_json(),
+            "lr": settings.lr,
             "config": config.model_dump(mode="json"),
             "versions": versions(),
             "seconds": time.monotonic() - begin,
         }
         (folder / "summary.json").write_text(to_json(summary, indent=2) + "\n", encoding="utf-8")
-    output.print(reward_table(members, ensemble, scores, f"{len(held_out):,} held-out pairs"))
+    output.print(reward_table(result, f"{len(held_out):,} held-out pairs"))
     output.print(Text(f"{out}: use it as reward=model {typed('reward.path', out)}"))
     return 0
+
+
+def _pairs(config: RewardModelConfig) -> list[Pair]:
+    from klvi.training.preferences import read_pairs
+
+    pairs = read_pairs(config.data)
+    if len(pairs) < FEWEST_PAIRS:
+        raise UserError(
+            f"data={config.data}: has {len(pairs)} pairs, some of which are held out; give at "
+            f"least {FEWEST_PAIRS}"
+        )
+    return pairs
 
 
 def split(pairs: Sequence[Pair], share: float, seed: int) -> tuple[list[Pair], list[Pair]]:
@@ -133,10 +121,44 @@ def settings_of(config: RewardModelConfig, prior: Prior) -> RewardSettings:
     )
 
 
+def train_members(
+    config: RewardModelConfig,
+    prior: Prior,
+    settings: RewardSettings,
+    pairs: tuple[Sequence[Pair], Sequence[Pair]],
+    folder: Path,
+    output: Output,
+) -> list[Tensor]:
+    """Train each member on the first of `pairs`, and save it under its number in `folder`.
+
+    Returns each one's margins `(N,)` on the second, the held-out pairs.
+    """
+    from klvi.tracking.pretraining import PretrainingProgress
+    from klvi.training.reward_model import margins, tokens
+
+    train, held_out = pairs
+    tokens(prior, held_out)  # what cannot be read is told before anything is trained
+    encoded = tokens(prior, train)
+    steps = settings.epochs * -(-len(train) // settings.batch_size)
+    output.print(
+        f"{len(train):,} pairs, {steps:,} steps of {settings.batch_size} with "
+        f"{'all weights' if settings.lora is None else f'LoRA r={config.lora.r}'}, "
+        f"lr={settings.lr:g}; {len(held_out):,} pairs are held out"
+    )
+    found = []
+    with PretrainingProgress(output, steps * config.ensemble, "nats per pair") as progress:
+        for member in range(config.ensemble):
+            show = partial(progress.show_after, member * steps)
+            reader = trained_member(config, prior, encoded, settings, member, show)
+            found.append(margins(reader, held_out))
+            save(reader, folder / str(member))
+    return found
+
+
 def trained_member(
     config: RewardModelConfig,
     prior: Prior,
-    train: Sequence[Pair],
+    encoded: tuple[list[list[int]], list[list[int]]],
     settings: RewardSettings,
     member: int,
     on_step: OnStep,
@@ -149,18 +171,18 @@ def trained_member(
 
     from klvi.policy.loading import check_finite
     from klvi.randomness import seeded_generator
-    from klvi.training.reward_model import reading, tokens, untrained
+    from klvi.training.reward_model import reading, untrained
     from klvi.training.trl.reward import train_reward_model
 
     generator = seeded_generator("reward model", config.seed, member)
     seed = int(torch.randint(2**31, (1,), generator=generator))
+    chosen, rejected = encoded
     if config.bootstrap:
-        rows = torch.randint(len(train), (len(train),), generator=generator)
-        train = [train[row] for row in rows.tolist()]
+        rows = torch.randint(len(chosen), (len(chosen),), generator=generator).tolist()
+        chosen, rejected = [chosen[row] for row in rows], [rejected[row] for row in rows]
     trusted = getattr(config.model, "trust_remote_code", False)
     model = untrained(prior, seed, trust_remote_code=trusted)
-    pairs = tokens(reading(model, prior, config.batch_size), train)
-    model = train_reward_model(model, prior.tokenizer, *pairs, settings, seed, on_step)
+    model = train_reward_model(model, prior.tokenizer, chosen, rejected, settings, seed, on_step)
     check_finite(model, f"lr={settings.lr:g}: reward model {member}")
     return reading(model, prior, config.batch_size)
 

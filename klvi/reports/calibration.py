@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from klvi.training.held_out import HeldOut
+from klvi.training.held_out import EnsembleHeldOut
 
 BLUE, GREY = "#0072B2", "#999999"
 
 
-def plot_calibration(
-    members: Mapping[str, HeldOut], ensemble: HeldOut | None, title: str, file: Path
-) -> None:
+def plot_calibration(found: EnsembleHeldOut, title: str, file: Path) -> None:
     """Write a figure: a thin line per member, and the ensemble's mean, or the only member, thick.
 
     Bars are the intervals of the thick line's points.
@@ -22,8 +19,8 @@ def plot_calibration(
     figure = Figure(figsize=(5, 4.6), layout="constrained")
     axes = figure.subplots()
     axes.plot([0.5, 1], [0.5, 1], color=GREY, linestyle=":", label="calibrated")
-    main = ensemble or next(iter(members.values()))
-    for name, held_out in members.items() if ensemble is not None else ():
+    main = found.mean or next(iter(found.members.values()))
+    for name, held_out in found.members.items() if found.mean is not None else ():
         x = [each.predicted for each in held_out.bins]
         y = [each.observed.value for each in held_out.bins]
         axes.plot(x, y, color=GREY, linewidth=0.8, label="members" if name == "0" else None)
@@ -31,7 +28,7 @@ def plot_calibration(
     y = [each.observed.value for each in main.bins]
     below = [each.observed.value - each.observed.low for each in main.bins]
     above = [each.observed.high - each.observed.value for each in main.bins]
-    label = "reward model" if ensemble is None else "mean of the ensemble"
+    label = "reward model" if found.mean is None else "mean of the ensemble"
     axes.errorbar(x, y, yerr=[below, above], color=BLUE, marker="o", capsize=2, label=label)
     axes.set_xlabel("probability of the preferred completion")
     axes.set_ylabel("share of held-out pairs in which it was chosen")

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from klvi.metrics.measurement import Measurement
 from klvi.tracking.numbers import number
-from klvi.training.held_out import HeldOut
+from klvi.training.held_out import EnsembleHeldOut
 
 
-def reward_table(
-    members: Mapping[str, HeldOut],
-    ensemble: HeldOut | None,
-    scores: Measurement | None,
-    title: str,
-) -> Table:
+def reward_table(result: EnsembleHeldOut, title: str) -> Table:
     """A row for each member, one for their mean, and one for the reward behind the labels."""
-    rows = {f"reward model {name}": found for name, found in members.items()}
-    if ensemble is not None:
-        rows[f"mean of {len(members)}"] = ensemble
+    rows = {f"reward model {name}": found for name, found in result.members.items()}
+    if result.mean is not None:
+        rows[f"mean of {len(result.members)}"] = result.mean
     ordered = all(found.order is not None for found in rows.values())
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
@@ -34,8 +27,8 @@ def reward_table(
         if ordered and found.order is not None:
             cells.append(_share(found.order))
         table.add_row(Text(name), *cells)
-    if scores is not None:
-        table.add_row(Text("the scores themselves"), _share(scores))
+    if result.scores is not None:
+        table.add_row(Text("the scores themselves"), _share(result.scores))
     return table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,9 +87,38 @@ def measured(margins: Tensor, gold: Tensor | None) -> HeldOut:
     )
 
 
-def measured_scores(gold: Tensor) -> Measurement:
-    """The share of labels that the reward behind them predicts itself: what there is to reach."""
-    return share(agreement(gold))
+@dataclass(frozen=True)
+class EnsembleHeldOut:
+    """An ensemble on N held-out pairs.
+
+    Attributes:
+        members: by their names.
+        mean: of several members; None of one.
+        scores: the share of labels that the reward behind them predicts itself, which is what there
+            is to reach; None where the file does not tell it.
+    """
+
+    members: Mapping[str, HeldOut]
+    mean: HeldOut | None
+    scores: Measurement | None
+
+    @staticmethod
+    def of(margins: Sequence[Tensor], gold: Tensor | None) -> EnsembleHeldOut:
+        """What the members' margins, `(N,)` each, and their mean are worth; see `measured`."""
+        several = len(margins) > 1
+        return EnsembleHeldOut(
+            members={str(number): measured(found, gold) for number, found in enumerate(margins)},
+            mean=measured(torch.stack(list(margins)).mean(0), gold) if several else None,
+            scores=None if gold is None else share(agreement(gold)),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Entries of `summary.json`."""
+        return {
+            "members": {name: found.to_json() for name, found in self.members.items()},
+            **({} if self.mean is None else {"ensemble": self.mean.to_json()}),
+            **({} if self.scores is None else {"scores": {"accuracy": self.scores.to_json()}}),
+        }
 
 
 def agreement(margins: Tensor) -> Tensor:

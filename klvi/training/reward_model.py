@@ -48,12 +48,12 @@ def reading(model: PreTrainedModel, prior: Prior, batch_size: int) -> Classifier
     return Classifier(model, tokenizer, Head(1, 0, "logit"), batch_size, with_prompt=True)
 
 
-def tokens(reader: Classifier, pairs: Sequence[Pair]) -> tuple[list[list[int]], list[list[int]]]:
-    """The token ids of what was chosen, and of what was rejected.
+def tokens(prior: Prior, pairs: Sequence[Pair]) -> tuple[list[list[int]], list[list[int]]]:
+    """The token ids of what was chosen, and of what was rejected, as a reward model reads them.
 
     Raises UserError where the tokenizer cannot read them.
     """
-    contexts = contexts_of([pair.prompt for pair in pairs])
+    reader, contexts = reading(prior.plain, prior, 1), contexts_of([pair.prompt for pair in pairs])
     try:
         chosen = reader.encode([pair.chosen for pair in pairs], contexts)
         rejected = reader.encode([pair.rejected for pair in pairs], contexts)

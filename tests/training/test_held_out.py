@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import softplus
 
-from klvi.training.held_out import measured, measured_scores
+from klvi.training.held_out import EnsembleHeldOut, measured
 
 
 def test_a_model_that_knows_the_noise_is_calibrated_and_reaches_the_scores() -> None:
@@ -16,7 +16,11 @@ def test_a_model_that_knows_the_noise_is_calibrated_and_reaches_the_scores() -> 
     chosen = torch.rand(10_000, generator=generator) < margins.sigmoid()
     gold = torch.where(chosen, margins, -margins)
     found = measured(gold, gold)
-    assert found.accuracy == measured_scores(gold)
+    both = EnsembleHeldOut.of([gold, 3 * gold], gold)
+    assert both.scores == found.accuracy
+    assert both.members["0"] == found
+    assert both.mean == measured(2 * gold, gold)
+    assert EnsembleHeldOut.of([gold], None).to_json().keys() == {"members"}
     assert found.accuracy.value == pytest.approx(float(margins.abs().sigmoid().mean()), abs=0.02)
     assert found.loss.value == pytest.approx(float(softplus(-gold).mean()))
     assert found.order is not None

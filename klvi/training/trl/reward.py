@@ -88,7 +88,7 @@ def _arguments(
     folder: str, settings: RewardSettings, seed: int, pairs: int, use_cpu: bool
 ) -> RewardConfig:
     steps = settings.epochs * -(-pairs // settings.batch_size)
-    return RewardConfig(
+    arguments = RewardConfig(
         output_dir=folder,
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=settings.batch_size,
@@ -107,6 +107,8 @@ def _arguments(
         report_to="none",
         disable_tqdm=True,
     )
+    arguments._n_gpu = 1  # else a step's batch would be that of every GPU there is
+    return arguments
 
 
 class _Progress(TrainerCallback):

@@ -41,7 +41,7 @@ def trained(prior: Prior, pairs: list[Pair], seed: int, *, full: bool = False) -
     found = train_reward_model(
         model,
         prior.tokenizer,
-        *tokens(reading(model, prior, 16), pairs),
+        *tokens(prior, pairs),
         settings,
         seed,
         lambda step, loss: told.append((step, loss)),
