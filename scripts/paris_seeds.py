@@ -29,11 +29,8 @@ METRICS = {
     "KL(π‖π0)": "kl_prior",
     "KL(π‖p)": "kl_target_reverse",
     "KL(p‖π)": "kl_target_forward",
-    "entropy": "entropy",
     "entropy per token": "entropy_token",
-    "perplexity under π0": "perplexity_prior",
-    "repetition (2-grams)": "repetition_2",
-    "length": "length",
+    "repetition": "repetition_2",
 }
 
 
@@ -76,23 +73,21 @@ def summaries(folder: Path) -> list[dict[str, Any]]:
 
 
 def table(prior: dict[str, Any], results: dict[str, list[dict[str, Any]]]) -> str:
-    lines = ["| | prior | " + " | ".join(results) + " |", "|---|---|" + "---|" * len(results)]
-    for label, metric in METRICS.items():
-        value = prior[f"eval/{metric}"]
-        cells = [
-            "—" if value is None else f"{value:.3g}",
-            *(cell([s["metrics"][f"eval/{metric}"] for s in found]) for found in results.values()),
-        ]
-        lines.append(f"| {label} | " + " | ".join(cells) + " |")
-    seconds = [cell([{"value": s["seconds"]} for s in found]) for found in results.values()]
-    lines.append("| seconds | | " + " | ".join(seconds) + " |")
+    """A row for the prior and for each objective, in Markdown."""
+    values = [prior[f"eval/{metric}"] for metric in METRICS.values()]
+    rows = {"prior": ["—" if value is None else f"{value:.3g}" for value in values]}
+    for name, found in results.items():
+        rows[name] = [cell([s["metrics"][f"eval/{m}"] for s in found]) for m in METRICS.values()]
+    lines = ["| | " + " | ".join(METRICS) + " |", "|---|" + "---|" * len(METRICS)]
+    lines += [f"| {name} | " + " | ".join(cells) + " |" for name, cells in rows.items()]
     return "\n".join(lines)
 
 
 def cell(metrics: list[dict[str, Any]]) -> str:
+    """The mean and the range of a metric over seeds, and of how many of these it is unavailable."""
     values = [metric["value"] for metric in metrics if metric["value"] is not None]
     if not values:
-        return f"— ({metrics[0]['reason'].split(':')[0]})"
+        return "—"
     shown = f"{mean(values):.3g} [{min(values):.3g}, {max(values):.3g}]"
     missing = len(metrics) - len(values)
     return f"{shown} ({missing} unavailable)" if missing else shown

@@ -66,8 +66,9 @@ class PPOSection(ObjectiveSection):
 class RLObjective(PPOSection):
     """Expected reward alone, by PPO with TRL's defaults: the objective that collapses.
 
-    Those of TRL's PPO with a KL coefficient of 0. What `kl` does otherwise makes its advantages
-    vanish at the target, and here, where whitening amplifies their noise, once all is rewarded.
+    Its keys' defaults are those of TRL's PPO with a KL coefficient of 0, where whitened rewards and
+    a penalty for a missing end are off. What `kl` has instead makes advantages vanish at the
+    target; whitening amplifies their noise once all is rewarded, and the policy drifts.
     """
 
     builds = "klvi.objectives.ppo:RL"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import architectures, coverage, gdc_defaults, letter_rewards
+from scripts import architectures, coverage, gdc_defaults, letter_rewards, paris_seeds
 from scripts.bench import tables
 from scripts.bench.run import compare
 from scripts.bench.workload import Workload
@@ -51,6 +51,17 @@ def test_constraints_of_gdc_have_the_base_rates_it_is_held_to(name: str) -> None
     assert outside == pytest.approx(1 - rate)
     assert inside == pytest.approx(0, abs=1e-12)
     assert gdc_defaults.trained(loop, exact).updates is None
+
+
+def test_the_table_of_paris_has_means_ranges_and_what_is_missing() -> None:
+    def metrics(value: float | None) -> dict[str, dict[str, float | None]]:
+        return {f"eval/{name}": {"value": value} for name in paris_seeds.METRICS.values()}
+
+    prior = {f"eval/{name}": None for name in paris_seeds.METRICS.values()}
+    runs = [{"metrics": metrics(value)} for value in (1.0, 2.0, None)]
+    lines = paris_seeds.table({**prior, "eval/reward": 0.25}, {"rl": runs}).splitlines()
+    assert lines[2].startswith("| prior | 0.25 | — |")
+    assert lines[3].startswith("| rl | 1.5 [1, 2] (1 unavailable) |")
 
 
 def test_coverage_counts_intervals_that_hold_the_exact_value() -> None:
