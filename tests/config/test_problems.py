@@ -431,5 +431,5 @@ def test_the_users_own_configs(problems: Problems, own: Callable[[str, str], Non
         assert line.startswith(f"experiment={name}: ")
         assert culprit in line
         assert "\n" not in line
-    choices = "broken, enumerable, good, lost, nonoffensive, open, paris, typo"
+    choices = "broken, enumerable, good, lost, nonoffensive, open, paris, typo, women"
     assert experiment("god") == [f"experiment=god: must be one of {choices}; did you mean good?"]
