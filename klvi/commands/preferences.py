@@ -26,6 +26,7 @@ def run(config: PreferencesConfig, context: Context) -> int:
 
     from rich.text import Text
 
+    from klvi.rewards.scoring import score
     from klvi.runs.load import load_policy
     from klvi.tracking.output import Output, warning
     from klvi.training.preferences import bayes_rate, margins_of
@@ -50,6 +51,12 @@ def run(config: PreferencesConfig, context: Context) -> int:
             f"{config.temperature:g}: {bayes_rate(margins, config.temperature):.1%}"
         )
     )
+    if evaluator.gold is not None:
+        contexts = evaluator.contexts.first(config.n)
+        chosen = score(evaluator.gold, [pair.chosen for pair in pairs], contexts, update=0)
+        rejected = score(evaluator.gold, [pair.rejected for pair in pairs], contexts, update=0)
+        share = float((chosen > rejected).double().mean())
+        output.print(Text(f"chosen has the larger gold in {share:.1%}"))
     if equal:
         output.print(Text(f"{equal:,} pairs of equal completions were drawn again", style="dim"))
     if ties == config.n:

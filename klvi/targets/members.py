@@ -24,6 +24,7 @@ def member_scores(samples: Samples, target: str) -> Tensor:
         found = members[0] if members else "a single score"
         raise UserError(
             f"target={target}: an ensemble of one: the reward gives {found} alone; take one that "
-            "gives several named scores: reward=sum, or reward=python with a dict of lists"
+            "gives several named scores: reward=sum, reward=model of several models, or "
+            "reward=python with a dict of lists"
         )
     return torch.stack([samples.scores[name].double() for name in members], 1)

@@ -119,7 +119,7 @@ ENSEMBLE_OF_ONE = Need(
     "reward",
     SEVERAL_SCORES,
     "an ensemble of one: the target is made of several named scores; use reward=sum of several "
-    "terms, or reward=python with a dict of lists",
+    "terms, reward=model of several models, or reward=python with a dict of lists",
 )
 
 

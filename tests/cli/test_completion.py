@@ -34,7 +34,7 @@ def completions(klvi: Klvi, line: str) -> list[str]:
         ("klvi eval objective", []),
         ("klvi runs sta", ["status="]),
         ("klvi runs status=f", ["status=finished", "status=failed"]),
-        ("klvi runs beta=0.1 target=", ["target=posterior", "target=constraint"]),
+        ("klvi runs beta=0.1 target=po", ["target=posterior", "target=power"]),
     ],
 )
 def test_completion(line: str, expected: list[str], klvi: Klvi) -> None:
@@ -43,8 +43,8 @@ def test_completion(line: str, expected: list[str], klvi: Klvi) -> None:
 
 def test_bash_completes(installed_klvi: Path, tmp_path: Path) -> None:
     script = (
-        'eval "$(klvi -sc install=bash)"; COMP_LINE="klvi train target="; COMP_CWORD=2; '
-        'COMP_POINT=18; hydra_bash_completion; echo "${COMPREPLY[@]}"'
+        'eval "$(klvi -sc install=bash)"; COMP_LINE="klvi train target=po"; COMP_CWORD=2; '
+        'COMP_POINT=20; hydra_bash_completion; echo "${COMPREPLY[@]}"'
     )
     result = subprocess.run(
         ["bash", "-c", script],
@@ -53,4 +53,4 @@ def test_bash_completes(installed_klvi: Path, tmp_path: Path) -> None:
         capture_output=True,
         text=True,
     )
-    assert result.stdout == "target=constraint target=posterior\n", result.stderr
+    assert result.stdout == "target=posterior target=power\n", result.stderr

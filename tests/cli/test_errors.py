@@ -20,7 +20,8 @@ from klvi.cli import main
         (
             ["frobnicate"],
             [
-                "frobnicate: unknown command; the commands are train, eval, sample, runs, resume, "
+                "frobnicate: unknown command; the commands are train, eval, sample, preferences, "
+                "reward, runs, resume, "
                 "export, pretrain, verify, env"
             ],
         ),
@@ -50,7 +51,8 @@ from klvi.cli import main
             [
                 "target.spread=range: must be one of variance, std, min",
                 "target=ensemble with reward=contains: an ensemble of one: the target is made of "
-                "several named scores; use reward=sum of several terms, or reward=python with a "
+                "several named scores; use reward=sum of several terms, reward=model of "
+                "several models, or reward=python with a "
                 "dict of lists",
             ],
         ),

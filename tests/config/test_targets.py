@@ -45,7 +45,9 @@ def test_what_makes_sense_runs(arguments: list[str], problems: Problems) -> None
 def test_an_ensemble_of_one_is_refused(target: str, reward: list[str], problems: Problems) -> None:
     (line,) = problems("train", f"target={target}", *reward)
     assert line.startswith(f"target={target} with {reward[0]}: an ensemble of one")
-    assert "use reward=sum of several terms, or reward=python" in line
+    assert (
+        "use reward=sum of several terms, reward=model of several models, or reward=python" in line
+    )
 
 
 def test_a_users_function_may_give_several_scores(problems: Problems, tmp_path: Path) -> None:
