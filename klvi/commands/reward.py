@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from klvi.training.trl.reward import OnStep, RewardSettings
 
 FEWEST_PAIRS = 20
+RECORD = "reward.json"
 # Of all weights the best learning rate is a quarter of a LoRA adapter's on the small priors.
 FULL_LR = 0.25
 
@@ -72,7 +73,8 @@ def run(config: RewardModelConfig, context: Context) -> int:
             "versions": versions(),
             "seconds": time.monotonic() - begin,
         }
-        (folder / "summary.json").write_text(to_json(summary, indent=2) + "\n", encoding="utf-8")
+        # Not summary.json, which makes a folder a run's.
+        (folder / RECORD).write_text(to_json(summary, indent=2) + "\n", encoding="utf-8")
     output.print(reward_table(result, f"{len(held_out):,} held-out pairs"))
     output.print(Text(f"{out}: use it as reward=model {typed('reward.path', out)}"))
     return 0
@@ -99,6 +101,15 @@ def split(pairs: Sequence[Pair], share: float, seed: int) -> tuple[list[Pair], l
     order = torch.randperm(len(pairs), generator=seeded_generator("held-out pairs", seed)).tolist()
     held_out = min(max(round(share * len(pairs)), 2), len(pairs) - 1)
     return [pairs[i] for i in order[held_out:]], [pairs[i] for i in order[:held_out]]
+
+
+def repeated(train: Sequence[Pair], held_out: Sequence[Pair]) -> int:
+    """How many held-out pairs have the same two completions of the same prompt as one trained on.
+
+    The labels may differ. What is measured with them is no test of what a model has not seen.
+    """
+    seen = {(pair.prompt, frozenset((pair.chosen, pair.rejected))) for pair in train}
+    return sum((p.prompt, frozenset((p.chosen, p.rejected))) in seen for p in held_out)
 
 
 def settings_of(config: RewardModelConfig, prior: Prior) -> RewardSettings:
@@ -133,6 +144,7 @@ def train_members(
 
     Returns each one's margins `(N,)` on the second, the held-out pairs.
     """
+    from klvi.tracking.output import warning
     from klvi.tracking.pretraining import PretrainingProgress
     from klvi.training.reward_model import margins, tokens
 
@@ -145,6 +157,9 @@ def train_members(
         f"{'all weights' if settings.lora is None else f'LoRA r={config.lora.r}'}, "
         f"lr={settings.lr:g}; {len(held_out):,} pairs are held out"
     )
+    again = repeated(train, held_out)
+    if again:
+        output.print(warning(f"{again:,} of {len(held_out):,} held-out pairs are trained on, too"))
     found = []
     with PretrainingProgress(output, steps * config.ensemble, "nats per pair") as progress:
         for member in range(config.ensemble):

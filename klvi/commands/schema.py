@@ -56,7 +56,7 @@ class RewardModelConfig(Section):
     data: Annotated[Location, Remedy("a file of pairs, as in {key}=FILE.jsonl")]
     """JSON lines with prompt, chosen and rejected: of klvi preferences, or from elsewhere"""
     out: Annotated[Location, Remedy("the folder to write, as in {key}=DIR")]
-    """the folder to write: a classifier per member in 0, 1, …; summary.json; calibration.png"""
+    """the folder to write: a classifier per member in 0, 1, …; reward.json; calibration.png"""
     model: Model
     lora: LoraSection = LoraSection()
     full: bool = False

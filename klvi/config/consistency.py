@@ -27,7 +27,7 @@ CHAT_OF_KLVI = {
 }
 
 # Metrics of scores that are known once reward and target are.
-OF_SCORES = ("eval/score/", "eval/feature/", "eval/pass_at_")
+OF_SCORES, PASS_AT = ("eval/score/", "eval/feature/"), "eval/pass_at_"
 
 
 def broken_rules(command: str, raw: Mapping[str, Any], wrong: Set[str]) -> Iterator[str]:
@@ -222,12 +222,22 @@ def _best(values: Values) -> Iterator[str]:
     # Which scores and features there are is known once reward and target are.
     if name is None or str(name).startswith(OF_SCORES):
         return
+    if str(name).startswith(PASS_AT):
+        k = str(name).removeprefix(PASS_AT)
+        if k not in map(str, values.get("evaluation.pass_k") or ()):
+            yield f"checkpoint.best={name}: is not measured; set evaluation.pass_k=[{k}]"
+        return
     # Not for a command without such a key: it is slow.
     from klvi.metrics.catalogue import metrics_of
 
     scores = {"reward", "gold"} if values.get("gold.name") else {"reward"}
     found = metrics_of(scores)
-    known = [n for n, spec in found.items() if spec.estimated and not spec.of_target]
+    # log Z belongs to the target as well, though it is estimated from the policy's samples too.
+    known = [
+        n
+        for n, spec in found.items()
+        if spec.estimated and not spec.of_target and n != "eval/log_z"
+    ]
     if name == "eval/gold" and name not in known:
         yield f"checkpoint.best={name}: gold= is not set; add gold=contains gold.text=…, or another"
         return

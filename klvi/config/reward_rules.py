@@ -21,11 +21,12 @@ def broken_reward_rules(values: Values) -> Iterator[str]:
 
 def missing_folder(key: str, path: str | None) -> Iterator[str]:
     """A line where `path` can only be a folder on this machine, and is none."""
-    if (
-        path is not None
-        and path.startswith((".", "/", "~"))
-        and not Path(path).expanduser().is_dir()
-    ):
+    if path is None:
+        return
+    folder = Path(path).expanduser()
+    if folder.is_file():
+        yield f"{key}={path}: is a file; give a model's folder or hub id"
+    elif path.startswith((".", "/", "~")) and not folder.is_dir():
         yield f"{key}={path}: no such folder"
 
 

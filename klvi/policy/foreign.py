@@ -14,11 +14,13 @@ from transformers import AutoTokenizer, PreTrainedModel
 from transformers.utils import find_adapter_config_file
 
 from klvi.errors import UserError
+from klvi.files import CONFIG as RUN_CONFIG
 from klvi.policy.files import file_problems
 from klvi.policy.fingerprint import check_fingerprint
 from klvi.policy.loading import check_finite, explained, listed, load_model
 from klvi.policy.prior import Prior, most_tokens
 from klvi.policy.schema import name_of_path
+from klvi.quoting import typed
 
 KEY = "policy.path"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
@@ -40,6 +42,10 @@ def load_foreign(prior: Prior, path: str, longest: int) -> PreTrainedModel:
     if folder.is_dir() and (problems := file_problems(folder)):
         raise UserError(*[f"{KEY}={path}: {problem}" for problem in problems])
     if folder.is_dir() and not any((folder / name).is_file() for name in CONFIGS):
+        if (folder / RUN_CONFIG).is_file():
+            raise UserError(
+                f"{KEY}={path}: is a run of klvi; give {typed('run', path)} in its place"
+            )
         raise UserError(
             f"{KEY}={path}: is neither a model nor a peft adapter: it has no {' or '.join(CONFIGS)}"
         )
@@ -82,9 +88,10 @@ def _adapted(prior: Prior, path: str, file: Path) -> PreTrainedModel:
                 "unsupported; give one that changes weights"
             )
         expected = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-    # Of adapted embeddings peft saves the base weights as well.
-    base = {f"base_model.model.{name}" for name, _ in prior.plain.named_parameters()}
-    unknown = sorted(saved.keys() - expected.keys() - base)
+    # Of adapted embeddings and heads peft saves the base weights as well.
+    base = {f"base_model.model.{name}" for name in prior.plain.state_dict()}
+    extra = saved.keys() - expected.keys()
+    unknown = sorted(name for name in extra if name.replace(".base_layer.", ".") not in base)
     if unknown:
         raise _other_base(prior, path, f"there is no place for {listed(unknown)}")
     lacking = sorted(expected.keys() - saved.keys())

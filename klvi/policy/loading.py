@@ -34,6 +34,7 @@ from klvi.policy.files import file_problems
 
 # Of many missing weights, how many are named.
 NAMED = 3
+CLASSIFIER = "ForSequenceClassification"
 
 
 def load_pretrained(
@@ -126,6 +127,10 @@ def check_vocabulary(name: str, model: PreTrainedModel, tokenizer: PreTrainedTok
 
 def _check_loading(path: str, key: str, model: PreTrainedModel, loading: Any) -> None:
     """Raises UserError where weights came from nowhere, or had to be left out."""
+    # One with tied embeddings lacks nothing that a language model has.
+    saved = str((model.config.architectures or [""])[0])
+    if saved.endswith(CLASSIFIER):
+        raise UserError(f"{key}={path}: is a classifier, {saved}, not a causal language model")
     missing = sorted(loading["missing_keys"])
     if missing:
         raise UserError(

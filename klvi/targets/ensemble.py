@@ -34,8 +34,8 @@ class Ensemble(SolvedBeta):
     M, not M − 1), which changes under (kr, kβ) unless c becomes c/k; with `std` p is invariant.
     `min` is mean − min, so that c = 1 is their worst-case optimisation, min_m r_m.
 
-    The reward is a sum, or a user's function that returns a dict of lists. Scores and β are in
-    units of the reward; c is in 1/units with the variance, else a number.
+    The reward is a sum, several reward models, or a user's function that returns a dict of lists.
+    Scores and β are in units of the reward; c is in 1/units with the variance, else a number.
     """
 
     name: ClassVar[str] = "ensemble"

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from klvi.files import names_in, read_json, whole_folder, write_whole
 from klvi.files.checksums import damage, write_checksums
-from klvi.metrics.catalogue import METRICS
+from klvi.metrics.catalogue import metrics_of
 from klvi.metrics.measurement import Metric, Unavailable
+from klvi.metrics.split import GOLD
 from klvi.policy.policy import Policy
 from klvi.terminal import tell
 
@@ -92,7 +93,7 @@ class BestPolicy:
 
     def _merit(self, best: Best) -> tuple[float, int]:
         """Of equally good ones the earliest is nearest to the prior."""
-        spec = METRICS.get(self.metric)
+        spec = metrics_of({GOLD}).get(self.metric)
         smaller = spec is not None and spec.smaller
         return -best.value if smaller else best.value, -best.update
 

@@ -7,6 +7,7 @@ and `rejected`; klvi adds `score_chosen` and `score_rejected` where it knows the
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,10 +103,24 @@ def _pair(place: str, line: str) -> Pair:
     prompt, chosen, rejected = (_text(place, values, name) for name in FIELDS)
     if chosen == rejected:
         raise UserError(f"{place}: chosen and rejected are the same text; leave the pair out")
-    given = [values.get(name) for name in SCORES]
-    scores = [float(value) for value in given if isinstance(value, int | float)]
-    known = (scores[0], scores[1]) if len(scores) == len(SCORES) else None
+    first, second = (_score(place, values, name) for name in SCORES)
+    known = None if first is None or second is None else (first, second)
     return Pair(prompt, chosen, rejected, known)
+
+
+def _score(place: str, values: dict[str, Any], name: str) -> float | None:
+    value = values.get(name)
+    if value is None:
+        return None
+    try:
+        number = float(value) if isinstance(value, int | float) else math.nan
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise UserError(
+            f"{place}: {name} is {json.dumps(value):.40}, not a finite number; leave it out"
+        )
+    return number
 
 
 def _text(place: str, values: dict[str, Any], name: str) -> str:

@@ -10,6 +10,8 @@ from support import command
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from klvi.commands import reward as reward_command
+from klvi.runs.listing import listed_runs
+from klvi.training.preferences import Pair
 
 SMALL = ("model=enumerable", "model.letters=3", "model.length=4", "device=cpu", "threads=1")
 QUICK = ("ensemble=2", "epochs=1", "lora.r=2", "held_out=0.25")
@@ -30,12 +32,13 @@ def test_pairs_become_classifiers_that_a_run_aims_at(tmp_path: Path) -> None:
     assert "the scores themselves" in told.stdout
     assert "rm: use it as reward=model reward.path=rm" in told.stdout
     names = {path.name for path in (tmp_path / "rm").iterdir()}
-    assert names == {"0", "1", "summary.json", "calibration.png"}
+    assert names == {"0", "1", "reward.json", "calibration.png"}
     for name in ("0", "1"):
         AutoTokenizer.from_pretrained(tmp_path / "rm" / name)
         model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "rm" / name)
         assert model.config.num_labels == 1
-    summary = json.loads((tmp_path / "rm" / "summary.json").read_text())
+    assert list(listed_runs(tmp_path)) == []
+    summary = json.loads((tmp_path / "rm" / "reward.json").read_text())
     assert summary["pairs"] == {"train": 30, "held_out": 10}
     assert summary["members"].keys() == {"0", "1"}
     assert summary["ensemble"]["accuracy"]["n"] == 10
@@ -54,11 +57,18 @@ def test_an_ensemble_recovers_the_order_of_its_reward(tmp_path: Path) -> None:
     words = ("ensemble=2", "bootstrap=true", "data=pairs.jsonl", "out=rm")
     told = command(tmp_path, "reward", *SMALL, *words)
     assert told.returncode == 0, told.stderr
-    summary = json.loads((tmp_path / "rm" / "summary.json").read_text())
+    assert " of 300 held-out pairs are trained on, too" in told.stdout
+    summary = json.loads((tmp_path / "rm" / "reward.json").read_text())
     found, best = (summary[name]["accuracy"]["value"] for name in ("ensemble", "scores"))
     assert 0.7 < best < 0.95
     assert found > best - 0.02
     assert summary["ensemble"]["order"]["value"] > 0.93
+
+
+def test_held_out_pairs_that_are_trained_on_are_counted() -> None:
+    train = [Pair("", "a", "b"), Pair("x", "a", "c")]
+    held_out = [Pair("", "b", "a"), Pair("", "a", "c"), Pair("x", "a", "c"), Pair("x", "a", "b")]
+    assert reward_command.repeated(train, held_out) == 2
 
 
 def test_a_training_that_fails_leaves_nothing(

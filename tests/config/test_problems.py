@@ -77,6 +77,10 @@ ONE_PROBLEM = {
     "did you mean eval/reward?",
     "checkpoint.best=target/reward": "checkpoint.best=target/reward: must be a metric of a "
     "policy's evaluation",
+    "checkpoint.best=eval/log_z": "checkpoint.best=eval/log_z: must be a metric of a policy's "
+    "evaluation; did you mean eval/log_z_upper?",
+    "checkpoint.best=eval/pass_at_4": "checkpoint.best=eval/pass_at_4: is not measured; set "
+    "evaluation.pass_k=[4]",
     "evaluation.confidence=95": (
         "evaluation.confidence=95: must be a number, greater than 0 and less than 1"
     ),
@@ -314,6 +318,9 @@ def test_a_home_folder_is_found(
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "model").mkdir()
     assert problems("train", "model.path=~/model") == []
+    (tmp_path / "file").touch()
+    told = "is a file; give a model's folder or hub id"
+    assert problems("train", "model.path=~/file") == [f"model.path={tmp_path}/file: {told}"]
     assert problems("train", "model.path=~/none") == [f"model.path={tmp_path}/none: no such folder"]
 
 

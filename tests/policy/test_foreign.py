@@ -29,6 +29,7 @@ from klvi.policy.policy import Policy
 from klvi.policy.prior import Prior, load_prior
 from klvi.policy.schema import EnumerableModelConfig, LoraSection
 from klvi.policy.self_check import check_policy
+from klvi.training.reward_model import untrained
 
 LENGTH = 4
 ADAPTERS: dict[str, PeftConfig] = {
@@ -41,6 +42,7 @@ ADAPTERS: dict[str, PeftConfig] = {
     ),
     "head": LoraConfig(target_modules=["c_attn"], modules_to_save=["lm_head"], fan_in_fan_out=True),
     "embedding": LoraConfig(target_modules=["wte"], r=2),
+    "low-rank head": LoraConfig(target_modules=["lm_head"], r=2),
 }
 
 
@@ -171,6 +173,14 @@ def classifier(prior: Prior, folder: Path) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | {"task_type": "SEQ_CLS"}))
 
 
+def whole_classifier(prior: Prior, folder: Path) -> None:
+    untrained(prior, 0).save_pretrained(folder)
+
+
+def run_of_klvi(prior: Prior, folder: Path) -> None:
+    (folder / "config.yaml").touch()
+
+
 def nothing(prior: Prior, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
 
@@ -185,6 +195,8 @@ def nothing(prior: Prior, folder: Path) -> None:
         (adapter_of_shallower, "is no adapter of model enumerable (there are no weights for ba"),
         (learned_prompt, "an adapter of learned prompts (PROMPT_TUNING) is unsupported"),
         (classifier, "an adapter for SEQ_CLS, not for a causal language model"),
+        (whole_classifier, "is a classifier, GPT2ForSequenceClassification, not a causal language"),
+        (run_of_klvi, "is a run of klvi; give run="),
         (nothing, "is neither a model nor a peft adapter: it has no config.json or adapter_co"),
     ],
 )

@@ -126,7 +126,9 @@ def test_a_preferences_evidence_is_the_mean_of_the_members(contexts: Any, policy
 def test_an_ensemble_of_one_is_refused(target: Any, others: tuple[str, ...]) -> None:
     samples = made_samples([1, 2])
     samples = samples.with_scores(dict.fromkeys(("reward", *others), samples.reward))
-    with pytest.raises(UserError, match=rf"^target={target.name}: an ensemble of one.*reward=sum"):
+    with pytest.raises(
+        UserError, match=rf"^target={target.name}: an ensemble of one.*reward=model"
+    ):
         target.log_potential(samples)
 
 

@@ -44,7 +44,7 @@ def test_the_earliest_of_the_best_is_kept_with_its_adapter(tmp_path: Path, polic
 
 @pytest.mark.parametrize(
     ("metric", "update"),
-    [("eval/kl_target_forward", 1), ("eval/repetition_2", 1), ("eval/score/b", 2)],
+    [("eval/kl_target_forward", 1), ("eval/badly_approximated", 1), ("eval/score/b", 2)],
 )
 def test_of_divergences_and_repetition_the_smallest_is_best(
     metric: str, update: int, tmp_path: Path, policy: Policy

@@ -49,6 +49,10 @@ def test_a_file_from_elsewhere_needs_no_prompt_and_may_have_more(tmp_path: Path)
 GOOD = '{"chosen": "a", "rejected": "b"}\n'
 
 
+def scored(score: str) -> str:
+    return f'{{"chosen": "a", "rejected": "b", "score_chosen": {score}, "score_rejected": 0}}'
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
     [
@@ -64,6 +68,10 @@ GOOD = '{"chosen": "a", "rejected": "b"}\n'
             '{"chosen": [{"role": "user", "content": "a"}], "rejected": "b"}',
             "1: chosen is a list of messages, not a text; lay conversations out as text",
         ),
+        (scored("NaN"), "1: score_chosen is NaN, not a finite number; leave it out"),
+        (scored("-Infinity"), "1: score_chosen is -Infinity, not a finite number"),
+        (scored("1" + 400 * "0"), "1: score_chosen is 1000"),
+        (scored('"1"'), '1: score_chosen is "1", not a finite number; leave it out'),
     ],
 )
 def test_what_is_no_pair_is_told_with_its_line(tmp_path: Path, text: str, line: str) -> None:
