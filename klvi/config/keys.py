@@ -125,7 +125,10 @@ def _described(annotation: Any, metadata: Iterable[object]) -> list[str]:
     if get_origin(annotation) is Literal:
         return ["one of " + ", ".join(map(str, get_args(annotation)))]
     if get_origin(annotation) is list:
-        return ["a list such as [a,b]"]
+        (each,) = (" or ".join(_described(item, ())) for item in get_args(annotation))
+        return [
+            "a list such as [a,b]" if each == _NAMES[str] else f"a list such as [1,4], each {each}"
+        ]
     return [_NAMES.get(annotation, "a section") + _range(metadata)]
 
 

@@ -111,16 +111,18 @@ def estimate(
     if units is not None:
         deviations, sizes = _summed(deviations, strata, units)
         count = len(deviations)
+    unit = float(deviations.abs().max())
+    if unit == 0:
+        return Estimate(value, 0.0, n, float(count - 1))
+    if not math.isfinite(unit):
+        return Estimate(value, math.inf, n, 1.0)
+    deviations = deviations / unit  # whose powers would leave the range of float64
     squares = deviations.square() * sizes / (sizes - 1)
     total = float(squares.sum())
-    if total <= 0:
-        return Estimate(value, 0.0, n, float(count - 1))
-    if not math.isfinite(total):
-        return Estimate(value, math.inf, n, 1.0)
     excess = float(squares.square().sum()) / total**2 - 1 / count
     return Estimate(
         value=value,
-        error=math.sqrt(total) / n,
+        error=unit * math.sqrt(total) / n,
         n=n,
         degrees=max(min(2 / max(excess, 2 / count), count - 1), 1.0),
         skewness=float(deviations.pow(3).sum()) / total**1.5,

@@ -46,7 +46,10 @@ def furthest(potential: Tensor, floor: float) -> float:
 
 
 def reach(potential: Tensor, floor: float) -> str:
-    """Why a target is out of the prior's reach, or how far it is, in words."""
+    """Why a target is out of the prior's reach, or how far it is, in words.
+
+    Where these samples alone would carry it, it is others, the policy's, that show what they miss.
+    """
     count, effective = len(potential), effective_at(potential, 1.0)
     met = int((potential > -torch.inf).sum())
     if met < min(floor, count):
@@ -55,7 +58,10 @@ def reach(potential: Tensor, floor: float) -> str:
     share = furthest(potential, floor)
     divergence = f"log(1+χ²) ≥ {math.log(count / effective):.1f}"
     if share == 1:
-        return f"{count} samples of the prior carry {effective:.0f} effective ones, {divergence}"
+        return (
+            f"{count} samples of the prior, which alone would carry {effective:.0f} effective "
+            f"ones, miss what the policy's show of the target, {divergence}"
+        )
     return (
         f"{count} samples of the prior carry {floor:g} effective ones up to {share:.2g} of the way "
         f"from prior to target, {divergence}"

@@ -13,6 +13,8 @@ from klvi.metrics.metric import SCORE, MetricSpec, score_interval, target_needs
 from klvi.metrics.split import GOLD
 
 REWARD = "reward"
+# Scores whose means are metrics of the catalogue.
+OWN = {REWARD, "mentions"}
 # What the names of metrics of further scores begin with, and the heading that these stand under.
 HEADINGS = {"eval/score/": "Reward", "eval/feature/": "Features", "eval/gold": "Gold"}
 
@@ -47,7 +49,7 @@ def score_specs(scores: Iterable[str], pass_k: Sequence[int] = ()) -> Iterator[M
         pass_k: the numbers of samples k for which pass@k is wanted.
     """
     scores = list(scores)
-    yield from (mean_of(score) for score in scores if score != REWARD)
+    yield from (mean_of(score) for score in scores if score not in OWN)
     yield from map(passing.pass_at, pass_k)
     if GOLD in scores:
         yield from OF_GOLD

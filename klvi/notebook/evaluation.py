@@ -105,7 +105,7 @@ class Evaluation(Mapping[str, Metric]):
         page = console(
             text, width=width, color_system=None, force_terminal=False, force_jupyter=False
         )
-        page.print(*evaluation_report(self.measured, self.title, self.confidence))
+        page.print(*evaluation_report(self.measured, self.title, self.confidence), sep="\n")
         lines = (line.rstrip() for line in text.getvalue().splitlines())
         return "\n".join(lines).strip("\n")
 
@@ -160,13 +160,13 @@ def evaluate(
         EvaluationSection,
         samples=samples,
         prior_samples=prior_samples,
-        pass_k=None if pass_k is None else list(pass_k),
+        pass_k=list(pass_k) if isinstance(pass_k, Sequence) else pass_k,
         seed=seed,
         confidence=confidence,
         ess_floor=ess_floor,
     )
     setting = settings(EvalConfig, engine=engine or {"name": "auto"}, seed=None)
-    given["gold"] = None if gold is None else as_reward(gold)
+    given["gold"] = None if gold is None else as_reward(gold, "gold")
     prior = policy.prior if isinstance(policy, Policy) else policy
     with on_device(prior):
         contexts = contexts_for(prior, target, prompts)

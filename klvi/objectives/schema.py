@@ -52,13 +52,14 @@ class PPOSection(ObjectiveSection):
     gae_lambda: Annotated[float, Field(ge=0, le=1)] = 1.0
     """1: advantages from whole returns, 0: from one step"""
     soft_values: bool = True
-    """whether values start from the soft value, which is exact at the posterior"""
+    """whether values start from the soft value, which is exact at the posterior; of kl alone"""
     renew_penalty: bool = True
-    """whether later passes over a rollout penalise the policy as it is by then"""
+    """whether later passes over a rollout penalise the policy as it is by then; of kl alone, where
+    advantages are not whitened"""
     whiten_advantages: bool = False
     """whether advantages are divided by their standard deviation"""
     centre_rewards: bool = True
-    """whether the mean KL-penalised reward is subtracted"""
+    """whether rewards count from the first rollout's mean, in units of its spread if above 1"""
     kl_stop: Annotated[float, Field(gt=0)] | None = None
     """nats from the rollout's policy at which its passes end; null: never"""
 

@@ -84,15 +84,15 @@ class PythonFunction:
             return scores
 
 
-def as_reward(given: object) -> Reward:
+def as_reward(given: object, key: str = "reward") -> Reward:
     """A reward as it is; a function of texts, prompts and columns (see `Signature`) as a reward.
 
-    Raises UserError for anything else.
+    Raises UserError, naming the `key`, for anything else.
     """
     if inspect.isclass(given) or not callable(given):
         kind = f"the class {given.__name__}" if inspect.isclass(given) else type(given).__name__
         raise UserError(
-            f"reward: is {kind}; give a reward, such as klvi.rewards.Contains('Paris'), or a "
+            f"{key}: is {kind}; give a reward, such as klvi.rewards.Contains('Paris'), or a "
             "function of a list of texts"
         )
     if isinstance(getattr(given, "name", None), str):

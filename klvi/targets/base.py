@@ -88,6 +88,14 @@ class Target(Protocol):
         """
         return 0
 
+    def check_fixed(self) -> None:
+        """Raises UserError where what samples of the prior tell holds of no other distribution."""
+        if self.no_potential is not None:
+            raise UserError(
+                f"target={self.name}: cannot be fitted to samples of the prior: "
+                f"{self.no_potential}; choose another reward, or target=posterior with a beta"
+            )
+
     def fitted(self, samples: Samples) -> Target:
         """The target with its free parameters estimated from weighted samples of any proposal."""
         return self

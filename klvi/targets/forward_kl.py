@@ -120,12 +120,24 @@ class ForwardKL(SolvedBeta):
             )
         return gap
 
+    def farthest(self, samples: Samples) -> str:
+        """Where no sample has the reward `reward_max`, Λ stays too far above them."""
+        gap = float(self._gap(samples).min())
+        if gap == 0:
+            return super().farthest(samples)
+        return (
+            f"as Λ stays above target.reward_max={self.reward_max:g} and no reward of "
+            f"{len(samples)} samples of the prior is larger than {self.reward_max - gap:g}; lower "
+            "the bound to the largest reward there can be, or ask less"
+        )
+
     def samples_to_fit(self, update: int, updates: int = 1) -> int:
         """To the prior's samples before update 0, and again as the policy finds better ones."""
         return self.fit_samples if update == 0 or due(update, updates, self.refit_every) else 0
 
     def fitted(self, samples: Samples) -> ForwardKL:
         """With Λ of weighted samples, by a root finder; and at first with β, where it is found."""
+        self.check_fixed()
         target = super().fitted(samples)
         return target.at_beta(target.beta, samples)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
@@ -122,6 +122,7 @@ class Moments(Target):
         Raises UserError where no λ gives the means, naming the inequality that forbids them, and
         where a feature does not vary or follows from others.
         """
+        self.check_fixed()
         allowed, weight = self._allowed(samples).cpu(), log_weight(samples)
         rows, place = samples.context.unique(return_inverse=True)
         met = torch.zeros(len(rows)).index_add(0, place, allowed.float())
@@ -182,7 +183,13 @@ def _checked(features: Any) -> dict[str, Feature]:
     if not isinstance(features, Mapping) or not features:
         raise UserError("target.features: give at least one, by its name, with reward and mean")
     found = {}
-    for name, (reward, mean) in features.items():
+    for name, pair in features.items():
+        if not isinstance(pair, Sequence) or len(pair) != len(Feature._fields):
+            raise UserError(
+                f"target.features.{name}: is {type(pair).__name__}; give (reward, mean), as in "
+                f"{{{name!r}: (reward, 0.5)}}"
+            )
+        reward, mean = pair
         wanted = plain(mean)
         if not isinstance(name, str) or not LABEL.fullmatch(name):
             raise UserError(
@@ -191,5 +198,5 @@ def _checked(features: Any) -> dict[str, Feature]:
             )
         if isinstance(wanted, bool) or not isinstance(wanted, int | float):
             raise UserError(f"target.features.{name}.mean={wanted!r}: must be a number")
-        found[name] = Feature(as_reward(reward), float(wanted))
+        found[name] = Feature(as_reward(reward, f"target.features.{name}.reward"), float(wanted))
     return found

@@ -52,7 +52,7 @@ class Features:
         weight: `(G,)`, which sum to 1 in each context.
         square: `(G,)` sums of the squared weights of the samples behind each.
         place: `(G,)` the context of each, in 0 … C − 1.
-        count: how many samples there are.
+        count: how many samples say something.
     """
 
     names: Sequence[str]
@@ -77,7 +77,7 @@ class Features:
             np.bincount(group, weight[kept]).astype(np.float64),
             np.bincount(group, weight[kept] ** 2).astype(np.float64),
             distinct[:, 0].astype(np.int64),
-            len(values),
+            int(kept.sum()),
         )
 
     @property

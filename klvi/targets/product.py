@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, ClassVar
@@ -100,8 +101,15 @@ class Product(Target):
 
     def fitted(self, samples: Samples) -> Product:
         """With every term that is fitted at all fitted, each as if it were alone."""
-        terms = {label: t.fitted(self._view(label, samples)) for label, t in self.terms.items()}
-        return replace(self, terms=terms)
+        return replace(self, terms={label: self._fitted(label, samples) for label in self.terms})
+
+    def _fitted(self, label: str, samples: Samples) -> Target:
+        try:
+            return self.terms[label].fitted(self._view(label, samples))
+        except UserError as error:  # which names keys of a target that stands alone
+            own = f"target.terms.{label}.target"
+            problems = [re.sub(r"\btarget(?=[.=])", own, problem) for problem in error.problems]
+            raise UserError(*problems) from error
 
     def report(self) -> Mapping[str, Metric]:
         """What was fitted of each term, as `target/NAME/…`."""

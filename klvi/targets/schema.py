@@ -264,7 +264,7 @@ class ProductTarget(TargetSection):
         found = (
             [_capabilities(term) for term in terms.values()] if isinstance(terms, Mapping) else []
         )
-        return frozenset.intersection(*found) if found else cls.provides | {POTENTIAL}
+        return frozenset.intersection(*found) if found else frozenset({POTENTIAL, FINITE_POTENTIAL})
 
 
 def _capabilities(term: Any) -> frozenset[str]:

@@ -72,6 +72,13 @@ class SolvedBeta(Target):
         """
         return self.with_beta_found(samples, ESS_FLOOR)
 
+    def farthest(self, samples: Samples) -> str:
+        """Why no β leads farther from the prior than the smallest does, on samples of it."""
+        return (
+            f"which is -log of the best ones' share among {len(samples)} samples of the prior; "
+            "no beta leads farther"
+        )
+
     def optimum(self: T, samples: Samples) -> T | None:
         """At the β that all sequences give."""
         if self.kl_prior is None:
@@ -83,6 +90,7 @@ class SolvedBeta(Target):
         """At the β that gives the KL, where at least `floor` samples are effective at it."""
         if self.kl_prior is None or self.found is not None:
             return self
+        self.check_fixed()
 
         def potential(beta: float) -> Tensor:
             return self.at_beta(beta, samples).log_potential(samples)
@@ -94,7 +102,7 @@ class SolvedBeta(Target):
                 "the same reward, and every beta the same KL of 0; raise target.fit_samples, or "
                 "choose another reward"
             )
-        fit = beta_for_kl(potential, unit, samples, self.kl_prior, floor)
+        fit = beta_for_kl(potential, unit, samples, self.kl_prior, floor, self.farthest)
         return replace(self.at_beta(fit.beta.value, samples), found=fit)
 
     def report(self) -> Mapping[str, Metric]:
@@ -127,7 +135,12 @@ class SolvedBeta(Target):
 
 
 def beta_for_kl(
-    potential: Callable[[float], Tensor], unit: float, samples: Samples, kl: float, floor: float
+    potential: Callable[[float], Tensor],
+    unit: float,
+    samples: Samples,
+    kl: float,
+    floor: float,
+    farthest: Callable[[Samples], str],
 ) -> BetaFit:
     """The β with `KL(p_β‖π0) = kl`, by a root finder in log β, in which the KL falls.
 
@@ -139,6 +152,7 @@ def beta_for_kl(
         samples: weighted samples of the prior, of any proposal.
         kl: nats per sequence, the mean over contexts.
         floor: effective samples, of each context, that have to carry it.
+        farthest: says why no β leads farther than the samples do.
 
     Raises:
         UserError: the samples reach no such KL, or too few of them do.
@@ -153,7 +167,11 @@ def beta_for_kl(
     low = high = start = math.log(unit)
     while at(low).kl <= kl:
         if low < start - FARTHEST:
-            raise UserError(_out_of_reach(kl, at(low), samples, floor))
+            limit = at(low)
+            if limit.effective < floor:
+                raise UserError(_too_few(kl, limit.effective, samples, floor))
+            reason = f"must be below {limit.kl:.4g} nats, {farthest(samples)}"
+            raise UserError(f"target.kl_prior={kl:g}: {reason}")
         low -= STEP
     while at(high).kl >= kl:
         if high > start + FARTHEST:
@@ -169,16 +187,6 @@ def beta_for_kl(
     beta = math.exp(root)
     interval = beta * math.exp(-half), beta * math.exp(half)
     return BetaFit(Measurement(beta, *interval, len(samples)), found.effective)
-
-
-def _out_of_reach(kl: float, limit: Tilted, samples: Samples, floor: float) -> str:
-    """Why no β reaches a KL: the best of the samples alone have `limit.kl`, −log of their share."""
-    if limit.effective < floor:
-        return _too_few(kl, limit.effective, samples, floor)
-    return (
-        f"target.kl_prior={kl:g}: must be below {limit.kl:.4g} nats, which is -log of the best "
-        f"ones' share among {len(samples)} samples of the prior; no beta leads farther"
-    )
 
 
 def _too_few(kl: float, effective: float, samples: Samples, floor: float) -> str:

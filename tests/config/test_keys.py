@@ -55,6 +55,10 @@ def test_a_term_that_is_yet_to_come_is_a_key() -> None:
         ("device", "one of auto, cpu, cuda, cuda:NUMBER, mps"),
         ("name", "the name of a folder under runs/"),
         ("lora.targets", "a list such as [a,b] or null"),
+        (
+            "evaluation.pass_k",
+            "a list such as [1,4], each a whole number, at least 1 and at most 1,000,000 or null",
+        ),
         ("model.trust_remote_code", "true or false"),
         ("evaluation.confidence", "a number, greater than 0 and less than 1"),
         ("reward", "a section"),

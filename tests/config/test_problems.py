@@ -43,7 +43,8 @@ ONE_PROBLEM = {
     "under another distribution; choose another gold (eval/self_bleu_5 measures diversity)",
     "gold=[contains]": "gold=[contains]: takes one of its choices; a sweep over several needs -m "
     "and no brackets",
-    "evaluation.pass_k=[0]": "evaluation.pass_k=[0]: must be a list such as [a,b] or null",
+    "evaluation.pass_k=[0]": "evaluation.pass_k=[0]: must be a list such as [1,4], each a "
+    "whole number, at least 1 and at most 1,000,000 or null",
     "~tracking": "tracking: is missing; choose one, as in tracking=NAME",
     "objective=[kl,rl]": "objective=[kl,rl]: takes one of its choices; a sweep over several needs "
     "-m and no brackets",

@@ -115,7 +115,9 @@ def test_mentions_are_told_of_samples_that_have_them_alone():
     samples = made(4)
     assert "eval/mentions" not in measure(samples)
     counted = samples.with_scores({**samples.scores, "mentions": torch.tensor([0.0, 3, 1, 0])})
-    assert measure(counted)["eval/mentions"].value == 1
+    found = measure(counted)
+    assert found["eval/mentions"].value == 1
+    assert "eval/score/mentions" not in found
 
 
 def test_what_stands_in_the_padding_changes_nothing():

@@ -60,6 +60,14 @@ def test_what_no_sample_showed_leaves_room_for_k_times_as_much() -> None:
     assert often.high > 8 * once.high
 
 
+def test_of_many_samples_nearly_all_of_which_pass_it_is_nearly_one() -> None:
+    """Its error, of about 10^-108, has squares whose squares no number holds."""
+    reward = torch.ones(64).double()
+    reward[0] = 0.0
+    found = unit_interval(pass_estimate(reward, 61), SCOPE)
+    assert found.value == 1 == found.high
+
+
 def test_the_metric_says_what_it_is_of() -> None:
     spec = pass_at(4)
     assert spec.name == "eval/pass_at_4"

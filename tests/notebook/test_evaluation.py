@@ -196,5 +196,8 @@ def test_gold_is_measured_beside_the_target(prior: Prior) -> None:
     assert found.exact["target/gold_best"] > found.exact["target/gold"]
     assert "Of a shortfall of " in str(found)
     assert set(klvi.evaluate(prior, TARGET, **MEASURED)) == set(found) - names
-    with pytest.raises(UserError, match="reward: is int"):
+    with pytest.raises(UserError, match="gold: is int"):
         klvi.evaluate(prior, TARGET, gold=3, **MEASURED)
+    with pytest.raises(UserError, match=r"pass_k=2: must be a list"):
+        klvi.evaluate(prior, TARGET, pass_k=2, **MEASURED)
+    assert any(line.startswith("effective of ") for line in str(found).splitlines())

@@ -152,6 +152,13 @@ def test_under_a_loose_bound_p_is_the_optimum_at_a_reported_beta() -> None:
     assert measured(exact).value == pytest.approx(measured(target().fitted(samples)).value)
 
 
+def test_a_kl_that_a_loose_bound_keeps_out_of_reach_is_blamed_on_the_bound() -> None:
+    samples = drawn(PRIOR, {"reward": GRADED}, 20_000, 0)
+    assert target(0.3, 2.0, kl_prior=2.0).fitted(samples).found is not None
+    with pytest.raises(UserError, match=r"target\.reward_max=2\.5 and no reward .* than 2; lower"):
+        target(0.3, 2.5, kl_prior=2.0).fitted(samples)
+
+
 def test_a_reward_above_the_bound_is_refused_by_its_text() -> None:
     samples = listed(PRIOR, {"reward": GRADED})
     found = target().fitted(samples)

@@ -175,6 +175,14 @@ def test_a_constraint_that_no_sample_meets_is_refused() -> None:
         target(constraint=True, b=0.5).fitted(listed(PRIOR, scores(b=BINARY) | {"reward": -OTHER}))
 
 
+def test_of_a_hybrid_the_samples_that_count_are_those_that_meet_the_constraint() -> None:
+    always = (GRADED >= 0.5).double()
+    met = int(always.sum())
+    assert met < 60
+    with pytest.raises(UserError, match=rf"b: is 1 in all {met} samples"):
+        target(constraint=True, b=0.5).fitted(listed(PRIOR, scores(b=always)))
+
+
 def test_it_is_fitted_again_while_the_priors_samples_carry_too_little() -> None:
     """The binary feature's mean of 0.9 leaves about a fifth of 600 samples effective."""
     found = target(b=0.9).fitted(drawn(PRIOR, scores(b=BINARY), 600, 0))
@@ -272,6 +280,8 @@ def test_built_from_the_configuration() -> None:
     [
         ({}, "give at least one"),
         ({"a/b": (REWARD, 0.5)}, "target.features.a/b: names a score"),
+        ({"a": REWARD}, r"target\.features\.a: is LetterReward; give \(reward, mean\)"),
+        ({"a": (3, 0.5)}, r"target\.features\.a\.reward: is int"),
         ({"a": (REWARD, "half")}, "target.features.a.mean='half': must be a number"),
     ],
 )

@@ -134,6 +134,12 @@ def test_terms_are_fitted_and_restored(policy: Policy) -> None:
         product.with_state({"other": {}})
 
 
+def test_an_error_of_a_term_names_its_key(policy: Policy) -> None:
+    product = Product({"good": Anchored(REWARD, 50.0), "far": Posterior(REWARD, 0.2, kl_prior=20)})
+    with pytest.raises(UserError, match=r"target\.terms\.good\.target\.threshold=50: none of"):
+        exact(product, policy)
+
+
 def test_tempering_tempers_the_whole(policy: Policy) -> None:
     product = Product({"one": Posterior(REWARD, 0.2), "two": Power(REWARD, 2.0)})
     samples = every(exact(product, policy))

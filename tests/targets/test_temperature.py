@@ -15,9 +15,12 @@ from torch import Tensor
 
 from klvi.errors import UserError
 from klvi.metrics.measurement import Measurement
+from klvi.rewards.diversity import Diversity
 from klvi.runs.assembly import assemble_evaluator
 from klvi.samples import Samples
 from klvi.targets.ensemble import Ensemble
+from klvi.targets.forward_kl import ForwardKL
+from klvi.targets.moments import Moments
 from klvi.targets.posterior import Posterior
 from klvi.targets.preference import Preference
 from klvi.training.fitting import fit_to_prior
@@ -92,6 +95,21 @@ def test_what_no_beta_reaches_is_refused_with_the_limit() -> None:
         posterior(8.0).fitted(samples)
     with pytest.raises(UserError, match="all 60 samples of the prior have the same reward"):
         posterior(1.0).fitted(listed(PRIOR, {"reward": torch.ones(60).double()}))
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        Posterior(Diversity(), 0.1, kl_prior=1.0),
+        Ensemble(Diversity(), 0.1, kl_prior=1.0),
+        ForwardKL(Diversity(), 0.1, 2.0),
+        Moments(REWARD, {"other": (Diversity(), -0.3)}),
+    ],
+)
+def test_nothing_is_fitted_to_a_reward_that_the_policy_moves(target: Any) -> None:
+    samples = listed(PRIOR, GRADED)
+    with pytest.raises(UserError, match=rf"target={target.name}: cannot be fitted .*diversity"):
+        target.fitted(samples)
 
 
 def test_what_too_few_samples_carry_is_refused_with_their_number() -> None:
