@@ -9,6 +9,7 @@ from klvi.commands.context import Context
 from klvi.errors import UserError
 from klvi.files import naming, new_file_problem, to_json, write_whole
 from klvi.runs.schema import EvalConfig
+from klvi.runs.stored import read_config
 
 EVAL_FILE = "eval.json"
 
@@ -33,7 +34,8 @@ def run(config: EvalConfig, context: Context) -> int:
 
     evaluator, source = load_policy(config)
     output = Output()
-    for note in evaluator.notes:
+    chosen = selection_note(config.run, config.evaluation.seed)
+    for note in [*evaluator.notes, *([chosen] if chosen else [])]:
         output.print(warning(note))
     choices = choices_line(config, evaluator.config, evaluator.policy.prior)
     if choices:
@@ -56,6 +58,24 @@ def run(config: EvalConfig, context: Context) -> int:
     write_whole(file, to_json(report, indent=2) + "\n", replace=renew)
     output.print(Text(f"{file}", style="dim"))
     return 0
+
+
+def selection_note(run: str | None, seed: int) -> str | None:
+    """A line where a run chose its policy by the very samples that are to measure it."""
+    from klvi.runs.run import ADAPTER_FOLDER
+
+    # Without a final adapter it is the last policy that is measured.
+    if run is None or not (Path(run).expanduser() / ADAPTER_FOLDER).is_dir():
+        return None
+    stored = read_config(Path(run).expanduser())
+    best = stored.get("checkpoint", {}).get("best")
+    chosen_on = stored.get("evaluation", {}).get("seed")
+    if best is None or seed != chosen_on:
+        return None
+    return (
+        f"the policy was chosen by {best} on the samples of evaluation.seed={seed}, which flatter "
+        f"it; evaluation.seed={seed + 1} draws fresh ones"
+    )
 
 
 def _path(sizes: Mapping[float, float]) -> dict[str, float]:
