@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,7 @@ from klvi.prompts.schema import FilePrompts, PromptsSection
 from klvi.prompts.stream import PromptStream
 from klvi.rewards.base import Reward, check_columns, of_rollout
 from klvi.rewards.build import build_reward
+from klvi.rewards.schema import RewardSection
 from klvi.runs.choices import choose
 from klvi.runs.defaults import choices_line, facts_of
 from klvi.runs.evaluator import RunEvaluator, run_evaluator
@@ -60,6 +62,16 @@ from klvi.training.schema import OptimSection
 from klvi.training.trl.trainer import trainer_for
 
 C = TypeVar("C", bound=ProblemConfig)
+
+
+def _gold(section: RewardSection, device: str, contexts: Sequence[Context]) -> Reward:
+    """The reward of `gold`; its errors name keys of `gold`, and not of the run's reward."""
+    try:
+        gold = build_reward(section, device)
+        check_columns(gold, contexts)
+    except UserError as error:
+        raise UserError(*(re.sub(r"^reward\b", "gold", p) for p in error.problems)) from error
+    return gold
 
 
 def assemble_run(
@@ -141,10 +153,9 @@ def assemble_evaluator(config: ProblemConfig, *, adapted: bool) -> RunEvaluator:
     use_device(device)
     allow_tf32(device)
     reward = build_reward(config.reward, device)
-    gold = None if config.gold is None else build_reward(config.gold, device)
     loaded = load_contexts(config.prompts)
-    for scorer in filter(None, (reward, gold)):
-        check_columns(scorer, loaded)
+    check_columns(reward, loaded)
+    gold = None if config.gold is None else _gold(config.gold, device, loaded)
     config = with_groups(config, len(loaded))
     check_rollouts(config, reward, len(loaded))
     if isinstance(config.model, EnumerableModelConfig):

@@ -299,10 +299,10 @@ def product_problem(names: Mapping[str, str]) -> str | None:
     if not names:
         return ": has no term; add one, as in '+target.terms.mine={target: {name: posterior}}'"
     for label, name in names.items():
-        if label == "reward" or not LABEL.fullmatch(label):
+        if label in {"reward", "gold"} or not LABEL.fullmatch(label):
             return (
                 f".{label}: a label names scores; use letters, digits, dots, dashes and "
-                "underscores, and not 'reward', which is the run's"
+                "underscores, and not 'reward' or 'gold', which are the run's"
             )
         if name in NO_FACTORS:
             return f".{label}: target={name} {NO_FACTORS[name]}"

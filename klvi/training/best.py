@@ -10,12 +10,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from klvi.errors import UserError
 from klvi.files import names_in, read_json, whole_folder, write_whole
 from klvi.files.checksums import damage, write_checksums
 from klvi.metrics.catalogue import metrics_of
 from klvi.metrics.measurement import Metric, Unavailable
 from klvi.metrics.split import GOLD
 from klvi.policy.policy import Policy
+from klvi.spelling import suggestion
 from klvi.terminal import tell
 
 RECORD = "best.json"
@@ -54,12 +56,14 @@ class BestPolicy:
     def offer(self, policy: Policy, update: int, metrics: Mapping[str, Metric]) -> str | None:
         """Keep the policy if it is better than any before; a line where that cannot be told.
 
-        Raises RunError where the disk refuses it.
+        Raises RunError where the disk refuses it, and UserError where there is no such metric.
         """
         found = metrics.get(self.metric)
-        if found is None or isinstance(found, Unavailable):
-            reason = "it is not measured here" if found is None else found.reason
-            return f"checkpoint.best={self.metric}: update {update} is left out: {reason}"
+        if found is None:
+            near = suggestion(self.metric, metrics)
+            raise UserError(f"checkpoint.best={self.metric}: is not measured in this run{near}")
+        if isinstance(found, Unavailable):
+            return f"checkpoint.best={self.metric}: update {update} is left out: {found.reason}"
         best = Best(update, self.metric, found.value)
         before = self.best()
         if before is None or self._merit(best) > self._merit(before):

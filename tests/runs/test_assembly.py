@@ -1,4 +1,4 @@
-"""Memory that runs out, wherever it does."""
+"""What loading and measuring find out is told by its key."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from support import NOWHERE, OUT_OF_MEMORY, SHORT, eval_config, raising, train_c
 
 from klvi.commands import eval as eval_command
 from klvi.commands import sample
-from klvi.errors import RunError
+from klvi.errors import RunError, UserError
+from klvi.runs.assembly import assemble_evaluator
 from klvi.runs.schema import SampleConfig
 
 PLACES = [
@@ -39,3 +40,13 @@ def test_memory_that_runs_out_names_the_stage_and_the_key(
         (line,) = caught.value.problems
         assert f"while {stage}" in line
         assert key in line
+
+
+def test_what_is_wrong_with_gold_is_not_blamed_on_the_reward(tmp_path: Path) -> None:
+    file = tmp_path / "score.py"
+    file.write_text("def score(texts, answer):\n    return [0.0] * len(texts)\n")
+    gold = {"name": "python", "function": f"{file}:score"}
+    with pytest.raises(UserError, match=r"^gold\.function: .* takes answer, which is no column"):
+        assemble_evaluator(train_config(gold=gold), adapted=True)
+    with pytest.raises(UserError, match=r"^reward\.function: .* takes answer"):
+        assemble_evaluator(train_config(reward=gold, gold=gold), adapted=True)

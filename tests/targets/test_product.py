@@ -152,6 +152,7 @@ def test_tempering_tempers_the_whole(policy: Policy) -> None:
     [
         ({}, r"^target\.terms: has no term; add one"),
         ({"reward": Posterior(REWARD, 1.0)}, r"^target\.terms\.reward: a label names scores"),
+        ({"gold": Posterior(REWARD, 1.0)}, r"^target\.terms\.gold: a label names scores"),
         ({"a/b": Posterior(REWARD, 1.0)}, r"^target\.terms\.a/b: a label names scores"),
         (
             {"one": Anchored(REWARD), "two": Anchored(REWARD)},

@@ -8,6 +8,7 @@ import pytest
 import torch
 from support import disturb
 
+from klvi.errors import UserError
 from klvi.metrics.measurement import Measurement, Metric, Unavailable
 from klvi.policy.policy import Policy
 from klvi.training.best import Best, BestPolicy
@@ -56,15 +57,15 @@ def test_of_divergences_and_repetition_the_smallest_is_best(
 
 def test_what_is_unavailable_is_left_out_with_a_line(tmp_path: Path, policy: Policy) -> None:
     best = BestPolicy(tmp_path, "eval/log_z")
-    lines = [
-        best.offer(policy, update, metrics)
-        for update, metrics in enumerate([{}, {"eval/log_z": Unavailable("few samples")}])
-    ]
-    assert lines == [
-        "checkpoint.best=eval/log_z: update 0 is left out: it is not measured here",
-        "checkpoint.best=eval/log_z: update 1 is left out: few samples",
-    ]
+    line = best.offer(policy, 1, {"eval/log_z": Unavailable("few samples")})
+    assert line == "checkpoint.best=eval/log_z: update 1 is left out: few samples"
     assert best.best() is None
+
+
+def test_what_the_run_does_not_measure_is_refused(tmp_path: Path, policy: Policy) -> None:
+    best = BestPolicy(tmp_path, "eval/feature/women")
+    with pytest.raises(UserError, match=r"not measured in this run; did you mean eval/feature/wom"):
+        best.offer(policy, 0, measured(0.5, "eval/feature/woman"))
 
 
 def test_a_run_that_goes_back_has_the_best_of_before(tmp_path: Path, policy: Policy) -> None:
