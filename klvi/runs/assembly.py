@@ -86,7 +86,7 @@ def assemble_run(
 
     `accepted` is what has changed since the run began where it is resumed all the same.
 
-    Raises UserError where the configuration asks for what is not there.
+    Raises UserError where the configuration asks for what is not there, or no fit reaches.
     """
     evaluator = assemble_evaluator(config, adapted=True)
     loop = assemble_loop(config, evaluator)
@@ -97,6 +97,9 @@ def assemble_run(
     restored = checkpoints.restore_latest(loop, accepted)
     best = BestPolicy(checkpoints.directory, checkpoint.best) if checkpoint.best else None
     checkpoints.check_room(loop, best=best is not None)
+    if restored == 0:
+        # What no fit reaches is refused while nothing is written.
+        loop.fit()
     loop.optimisation.follow_schedule()
     # A record that no hook has finished with is written anew.
     logged = restored if loop.record is None else restored - 1

@@ -107,8 +107,6 @@ class Run:
         loop = self.loop
         if self.best is not None:
             self.best.go_back(loop.update)
-        if loop.update == 0:
-            loop.fit()
         self._write_target()
         if loop.update == 0:
             self._log({"update": 0, "episode": 0, "seconds": 0.0})

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from categorical import drawn, kl, listed, random_prior
-from support import LetterReward, assembled, train_config
+from support import LetterReward, assembled, command, train_config
 from torch import Tensor
 
 import klvi
@@ -288,3 +289,12 @@ def test_built_from_the_configuration() -> None:
 def test_features_that_are_none_are_refused(features: Any, said: str) -> None:
     with pytest.raises(UserError, match=said):
         Moments(REWARD, features)
+
+
+def test_what_no_fit_reaches_is_refused_while_nothing_is_written(tmp_path: Path) -> None:
+    feature = "target.features.a={reward: {name: contains, text: a}, mean: 1.5}"
+    words = ("train", "model=enumerable", "reward=letters", "target=moments", feature, "threads=1")
+    result = command(tmp_path, *words, "model.letters=2", "model.length=2")
+    assert result.returncode == 2, result.stderr
+    assert "target.features: no distribution has the means a=1.5" in result.stderr
+    assert not list(tmp_path.rglob("*.*"))
