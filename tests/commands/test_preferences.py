@@ -20,6 +20,7 @@ def pairs(folder: Path, *words: str, name: str = "pairs.jsonl") -> list[dict[str
     return [json.loads(line) for line in (folder / name).read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_pairs_are_labelled_by_the_reward_with_noise(tmp_path: Path) -> None:
     rows = pairs(tmp_path, "n=64", "temperature=0.3")
     assert len(rows) == 64

@@ -61,6 +61,7 @@ def test_exact_values_are_means_over_contexts() -> None:
         assert together[name] == pytest.approx(sum(each) / 3, abs=1e-12), name
 
 
+@pytest.mark.slow
 def test_estimates_with_prompts_hold_the_exact_values(prompt_file: Path) -> None:
     """Intervals of 99.9% of 29 metrics: one misses in 30 runs of new seeds."""
     evaluation = {"prompts": 12, "confidence": 0.999}

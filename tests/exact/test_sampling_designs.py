@@ -175,6 +175,7 @@ def towards_the_target(generator: torch.Generator) -> Draw:
     return Draw(replace(samples, log_weight=weight), "target")
 
 
+@pytest.mark.slow
 def test_samples_weighted_towards_the_target_hold_its_values() -> None:
     found = misses(towards_the_target, AT_TARGET)
     # What needs a density is unavailable.

@@ -31,6 +31,7 @@ def corrected(values: torch.Tensor) -> Estimate:
     return debiased(log_mean(values), without)
 
 
+@pytest.mark.slow
 def test_a_mean_over_contexts_holds_the_truth_only_without_the_bias_of_each() -> None:
     weights = [1 / CONTEXTS] * CONTEXTS
     wholes = [log_mean(values) for values in contexts()]

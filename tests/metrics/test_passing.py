@@ -37,6 +37,7 @@ def test_its_interval_covers_for_one_prompt(p: float, k: int) -> None:
     assert missed <= 0.075 * REPETITIONS
 
 
+@pytest.mark.slow
 def test_its_interval_covers_the_mean_over_prompts_of_which_some_are_drawn() -> None:
     """12 of 60 prompts, 16 samples each: as above, 1,000 repetitions."""
     generator = torch.Generator().manual_seed(1)

@@ -51,6 +51,7 @@ def test_what_no_tilt_reaches_is_refused() -> None:
         tilt_for_kl(torch.ones(4), PRIOR.log(), ONE, 0.5)
 
 
+@pytest.mark.slow
 def test_the_standard_error_is_that_of_repetitions() -> None:
     """Of 400 repetitions the standard deviation is known to 3.5%; 5 of these are asked for."""
     generator = torch.Generator().manual_seed(0)

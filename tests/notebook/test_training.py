@@ -50,6 +50,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_ppo_has_the_weights_of_a_run(prior: Prior, tmp_path: Path) -> None:
     objective = klvi.objectives.KL()
     mine = weights(klvi.train(prior, TARGET, objective, **SETTINGS), tmp_path / "a")

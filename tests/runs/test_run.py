@@ -181,6 +181,7 @@ def test_the_best_policy_becomes_the_adapter_and_is_measured_on_fresh_samples(
     assert fresh != same
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["stepping", "evaluating", "saving"])
 def test_the_best_policy_outlives_an_interruption(
     stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

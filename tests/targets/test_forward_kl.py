@@ -96,6 +96,7 @@ def test_each_context_has_its_own_lambda() -> None:
         found.log_potential(listed(PRIOR, {"reward": GRADED}, torch.full((60,), 7)))
 
 
+@pytest.mark.slow
 def test_samples_of_any_proposal_give_it_and_the_interval_covers() -> None:
     """Of 200 fits 95% cover; fewer than 180 have a probability of 0.3%."""
     exact = measured(target().fitted(listed(PRIOR, {"reward": GRADED}))).value

@@ -114,6 +114,7 @@ def test_contexts_share_the_multipliers_and_their_means_are_averaged() -> None:
     assert found.fit.effective == pytest.approx(1 / float(weights.square().sum()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("log_proposal", [None, random_prior(seed=9)], ids=["prior", "other"])
 def test_samples_of_any_proposal_give_it_and_its_interval_covers(
     log_proposal: Tensor | None,

@@ -72,6 +72,7 @@ def test_contexts_share_beta_and_their_mean_kl_is_asked() -> None:
     assert sum(kls) / 2 == pytest.approx(0.7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("proposal", [None, random_prior(seed=9)], ids=["prior", "other"])
 def test_samples_of_any_proposal_give_it_and_the_interval_covers(proposal: Tensor | None) -> None:
     """Of 200 fits 95% cover; fewer than 180 have a probability of 0.3%."""
