@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from klvi.errors import UserError
+from klvi.metrics.base_rate import base_rate_bound
 from klvi.metrics.measurement import Measurement, Metric
 from klvi.rewards.base import Reward
 from klvi.rewards.python import as_reward
@@ -18,8 +19,6 @@ from klvi.samples import Samples
 from klvi.schema import check_fields
 from klvi.targets.base import Target, checked_beta, resolved
 from klvi.targets.schema import AnchoredTarget
-
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -74,14 +73,14 @@ class Anchored(Target):
 
     def _unmet(self, samples: Samples, own: Tensor) -> str:
         count, first = int(own.sum()), int(own.nonzero()[0, 0])
-        bound = -math.expm1(math.log(1 - CONFIDENCE) / count)
         highest = float(samples.reward[own].max())
         context = samples.contexts[first]
         place = f" of {context.title}" if context.row or context.prompt else ""
         return (
             f"target.threshold={self.threshold:g}: none of {count} samples of the prior{place} "
             f"reaches it (the highest reward is {highest:g}), so that there is no anchor: its base "
-            f"rate is below {bound:.2g} (95% bound); lower it, or raise target.fit_samples"
+            f"rate is below {base_rate_bound(count):.2g} (95% bound); lower it, or raise "
+            "target.fit_samples"
         )
 
     def log_potential(self, samples: Samples) -> Tensor:
