@@ -112,6 +112,7 @@ class Evaluator:
     enumeration: ExactEvaluator | None = None
     notes: list[str] = field(default_factory=list)
     processes: Processes = ALONE
+    _of_prior: tuple[Target, Tensor] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         if self.gold is not None and of_rollout(self.gold):
@@ -156,7 +157,7 @@ class Evaluator:
         if self.target.no_potential is not None:
             return {}
         prior = self._prior_samples
-        potential = self.target.log_potential(prior)
+        potential = self._prior_log_target() - prior.log_prior_sequence
         _, place = prior.context.unique(return_inverse=True)
         parts = [potential[(place == row).to(potential.device)] for row in place.unique().tolist()]
         return {share: min(effective_at(part, share) for part in parts) for share in SHOWN}
@@ -178,7 +179,7 @@ class Evaluator:
             beta=self.target.beta,
             sampler="the policy" if self.sampler is None else type(self.sampler).__name__,
             prior_samples=prior,
-            prior_log_target=self._log_target(prior),
+            prior_log_target=self._prior_log_target(),
             no_target=self.target.no_potential,
             contexts=len(self.contexts.contexts),
             pass_k=self.pass_k,
@@ -198,6 +199,12 @@ class Evaluator:
         if self.target.no_potential is None:
             return self.target.log_unnormalised(samples)
         return samples.log_prior_sequence
+
+    def _prior_log_target(self) -> Tensor:
+        """`(N0,)` that of the prior's samples, once for each target: a teacher's takes a pass."""
+        if self._of_prior is None or self._of_prior[0] is not self.target:
+            self._of_prior = self.target, self._log_target(self._prior_samples)
+        return self._of_prior[1]
 
     def draw(self, count: int, seed: int, update: int) -> Samples:
         """`count` scored samples, of the contexts in their order, over and over."""
